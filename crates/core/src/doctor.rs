@@ -4,10 +4,12 @@
 //! cluster, and says of each what was seen. The first hop that fails is what has to be mended first: what comes behind
 //! it may fail only for that reason. A request is taken to be answered if a probe was, which went through the
 //! data path of the caller's node as the caller, and nothing before that node is in its way.
+//! [`diagnose_export`] and [`diagnose_link`] look at one side of it alone.
 //!
 //! * [`facts`]: what is decided from. * `here`: from the installation to the caller's node. * `link`: between the clusters.
-//! * `there`: from the export to the answer.
+//! * `there`: from the export to the answer. * `alone`: an export or a link by itself.
 
+mod alone;
 pub mod facts;
 mod here;
 mod link;
@@ -15,6 +17,7 @@ mod there;
 
 use serde::Serialize;
 
+pub use self::alone::{diagnose_export, diagnose_link};
 use self::facts::{CallerNode, DaemonFacts, DoctorFacts, PortFacts, ProbeFacts, ProbeStage};
 use crate::code::Code;
 
@@ -78,17 +81,31 @@ pub struct HopFinding {
     pub mend: Option<String>,
 }
 
-/// The diagnosis of one import for one caller.
+/// The thing that is diagnosed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DoctorSubject {
+    /// An import, from the caller to the backend.
+    Import,
+    /// An export, from the exporting cluster's installation to the backend.
+    Export,
+    /// A link, as one of its clusters has it.
+    Link,
+}
+
+/// The diagnosis of one import for one caller, or of one export or link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Diagnosis {
-    /// The Service, `NAMESPACE/NAME`.
+    /// The thing that is diagnosed.
+    pub subject: DoctorSubject,
+    /// The Service, `NAMESPACE/NAME`; empty of a link.
     pub service: String,
-    /// The exporting cluster, if anything says which.
+    /// The exporting cluster, if anything says which; of a link the other cluster.
     pub from: Option<String>,
-    /// The caller, in words.
+    /// The caller, in words; of a link the cluster that was asked, and of an export nobody.
     pub caller: String,
-    /// True if a request would be answered, false if not; absent if that cannot be said.
+    /// True if a request would be answered, as far as the subject goes, false if not; absent if that cannot be said.
     pub is_answered: Option<bool>,
     /// The first hop that fails.
     pub first_failed: Option<DoctorHop>,
@@ -138,6 +155,7 @@ impl Diagnosis {
 
 /// The findings of one walk, as they are made.
 struct Walk<'a> {
+    subject: DoctorSubject,
     facts: &'a DoctorFacts,
     findings: Vec<HopFinding>,
 }
@@ -145,7 +163,7 @@ struct Walk<'a> {
 /// Finds what is in the way of a request.
 #[must_use]
 pub fn diagnose(facts: &DoctorFacts) -> Diagnosis {
-    let mut walk = Walk { facts, findings: Vec::new() };
+    let mut walk = Walk::new(DoctorSubject::Import, facts);
     here::installation(&mut walk);
     here::caller(&mut walk);
     here::service(&mut walk);
@@ -159,10 +177,25 @@ pub fn diagnose(facts: &DoctorFacts) -> Diagnosis {
     there::backend(&mut walk);
     there::answer(&mut walk);
     there::card(&mut walk);
-    walk.end()
+    let is_answered = walk.is_answered();
+    let caller = walk.caller_words();
+    walk.end(is_answered, caller)
 }
 
 impl<'a> Walk<'a> {
+    fn new(subject: DoctorSubject, facts: &'a DoctorFacts) -> Self {
+        Self { subject, facts, findings: Vec::new() }
+    }
+
+    /// True if the subject does its work, whatever else is found.
+    fn works(&self) -> bool {
+        match self.subject {
+            DoctorSubject::Import => self.is_answered(),
+            DoctorSubject::Export => alone::is_served(self.facts),
+            DoctorSubject::Link => alone::is_up(self.facts),
+        }
+    }
+
     fn add(&mut self, hop: DoctorHop, outcome: HopOutcome, seen: String, mend: Option<String>) {
         self.findings.push(HopFinding { hop, outcome, seen, mend });
     }
@@ -272,18 +305,20 @@ impl<'a> Walk<'a> {
         format!("kubectl{} -n {namespace}", self.there_option())
     }
 
-    fn end(self) -> Diagnosis {
+    /// The diagnosis; `works` is the answer if nothing has failed.
+    fn end(self, works: bool, caller: String) -> Diagnosis {
         let first_failed = first_failed(&self.findings).map(|finding| finding.hop);
         let is_answered = match first_failed {
             Some(_) => Some(false),
             // What was not looked at before the caller's node may be in the way.
-            None if self.is_answered() => Some(true),
+            None if works => Some(true),
             None => None,
         };
         Diagnosis {
+            subject: self.subject,
             service: self.facts.service.clone(),
             from: self.facts.from.clone(),
-            caller: self.caller_words(),
+            caller,
             is_answered,
             first_failed,
             findings: self.findings,

@@ -34,3 +34,23 @@ fn with_timeouts(mut config: Config) -> Config {
     config.write_timeout = Some(REQUEST_TIMEOUT);
     config
 }
+
+/// Describes what an API server says or why it was not reached, without the form in which the library keeps it.
+pub(crate) fn describe_error(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error
+        && !status.message.is_empty()
+    {
+        return status.message.clone();
+    }
+    // The outermost error of a connection says only that there was one.
+    let mut described = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        let text = inner.to_string();
+        if !described.contains(&text) {
+            described += &format!(": {text}");
+        }
+        cause = inner.source();
+    }
+    described
+}

@@ -4,7 +4,7 @@ use super::facts::{
     CallerNode, ConditionFacts, DaemonFacts, ImportSide, InstallationFacts, PodFacts, PortFacts,
     ProbeStage, ServiceFacts, SliceFacts,
 };
-use super::{DoctorHop, Walk, list, or_nowhere, port_names};
+use super::{DoctorHop, DoctorSubject, Walk, list, or_nowhere, port_names};
 use crate::code::Code;
 use crate::grant::WorkloadPattern;
 use crate::spiffe::Workload;
@@ -79,7 +79,7 @@ pub(super) fn installation(walk: &mut Walk<'_>) {
     let hop = DoctorHop::Installation;
     let Some(here) = &walk.facts.here else { return };
     // What stands goes on without a controller, and the last good configuration stays in force.
-    let works = walk.is_answered() && is_ready(here);
+    let works = walk.works() && (walk.subject == DoctorSubject::Link || is_ready(here));
     match trouble(&here.installation) {
         Some(Trouble { seen, mend, is_hard }) if is_hard || !works => walk.fail(hop, seen, mend),
         Some(Trouble { seen, mend, .. }) => walk.note(hop, seen, Some(mend)),
@@ -540,8 +540,10 @@ pub(super) fn unready(pods: &[PodFacts]) -> Option<(&PodFacts, String)> {
 pub(super) fn unlinked(walk: &mut Walk<'_>) {
     // What the link said of namespaces is gone with it.
     let mend = match &walk.facts.here {
-        Some(_) => format!("{} --import {}", link_command(walk), walk.namespace()),
-        None => link_command(walk),
+        Some(_) if walk.subject == DoctorSubject::Import => {
+            format!("{} --import {}", link_command(walk), walk.namespace())
+        }
+        Some(_) | None => link_command(walk),
     };
     let seen = format!("{} has no link to {}", walk.here(), walk.from());
     walk.fail(DoctorHop::Link, seen, mend);

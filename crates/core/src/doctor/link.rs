@@ -18,7 +18,7 @@ pub(super) fn peer_installation(walk: &mut Walk<'_>) {
     let hop = DoctorHop::PeerInstallation;
     let Some(there) = &walk.facts.there else { return };
     let of = &there.installation;
-    let works = walk.is_answered();
+    let works = walk.works();
     let name = of.cluster.as_deref().unwrap_or("(no name)");
     match trouble(of) {
         Some(Trouble { seen, mend, is_hard }) if is_hard || !works && !is_elsewhere(walk) => {
@@ -83,6 +83,10 @@ pub(super) fn link(walk: &mut Walk<'_>) {
                 );
                 walk.note(hop, seen, None);
             }
+        }
+        None if walk.works() => {
+            let said = here.and_then(|here| here.link.as_ref());
+            walk.good(hop, said.map_or_else(String::new, |link| link.message.clone()));
         }
         None => walk.unknown(hop, "no node was asked", None),
     }

@@ -2,7 +2,7 @@
 
 use super::facts::{ExportObject, ExportSide, PodFacts, PortFacts, ProbeStage, ServiceFacts};
 use super::here::{allows, unready};
-use super::{DoctorHop, HopOutcome, Walk, list, port_names, short_name};
+use super::{DoctorHop, DoctorSubject, HopOutcome, Walk, list, port_names, short_name};
 use crate::code::Code;
 
 /// The most grants that a sentence names.
@@ -34,9 +34,9 @@ fn knows_export(walk: &Walk<'_>) -> bool {
     })
 }
 
-fn export_command(walk: &Walk<'_>) -> String {
+pub(super) fn export_command(walk: &Walk<'_>) -> String {
     let account = walk.account().unwrap_or("NAMESPACE/SERVICEACCOUNT");
-    if walk.facts.here.is_none() {
+    if walk.facts.here.is_none() && walk.facts.there.is_none() {
         let (namespace, name) = account.split_once('/').unwrap_or(("", account));
         return format!(
             "`exports` in the files of {}, at {}: allow: [{{cluster: {}, namespace: {namespace}, serviceAccount: {name}}}]",
@@ -48,13 +48,13 @@ fn export_command(walk: &Walk<'_>) -> String {
     format!(
         "adit export {} --to {} --allow {account}{}",
         walk.facts.service,
-        walk.here(),
+        if walk.subject == DoctorSubject::Export { "CLUSTER" } else { walk.here() },
         walk.there_option()
     )
 }
 
 /// Why the other cluster does not export it to this one, and the mend.
-fn missing_export(walk: &Walk<'_>) -> Option<(String, String)> {
+pub(super) fn missing_export(walk: &Walk<'_>) -> Option<(String, String)> {
     let (from, service, us) = (walk.from(), &walk.facts.service, walk.here());
     let unknown = walk.probe_ended(Code::ExportUnknown);
     let port = walk.probe_ended(Code::PortUnknown).filter(|p| p.stage != ProbeStage::Resolve);
@@ -88,7 +88,9 @@ fn missing_export(walk: &Walk<'_>) -> Option<(String, String)> {
         };
         return Some((seen, mend));
     }
-    if !export.allow.iter().any(|(cluster, _)| cluster == us) {
+    if walk.subject == DoctorSubject::Import
+        && !export.allow.iter().any(|(cluster, _)| cluster == us)
+    {
         let to = list(export.allow.iter().map(|(cluster, _)| &**cluster));
         return Some((
             format!("{from} exports {service} to {to}, and not to {us}"),

@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::api::{CONFIG_MAP, NAMESPACE, SLICE_SERVICE};
+use crate::client::describe_error;
 use crate::config_map;
 
 /// Field manager of the commands, as the API server records it.
@@ -26,6 +27,8 @@ const FIELD_MANAGER: &str = "adit-cli";
 /// Longest time for connecting, and below for an answer: a person waits at a terminal.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_TIMEOUT: Duration = Duration::from_secs(20);
+/// Number of contexts that are named to somebody who named one that is not there.
+const MAX_KNOWN: usize = 20;
 
 /// Returns the parameters with which commands create and replace.
 pub(super) fn post_parameters() -> PostParams {
@@ -42,17 +45,23 @@ pub(super) fn patch_parameters() -> PatchParams {
 pub enum ContextError {
     /// The kubeconfig does not lead to a cluster.
     #[error(
-        "{context} cannot be used: {error}\n  hint: `kubectl config get-contexts` lists what there is; \
-         --kubeconfig or KUBECONFIG names another file"
+        "{context} cannot be used: {error}\n  hint: the kubeconfig has {}; --kubeconfig or KUBECONFIG names another file",
+        describe_known(known)
     )]
     Kubeconfig {
         /// The context.
         context: String,
+        /// The contexts that the kubeconfig has.
+        known: Vec<String>,
         /// The problem of the kubeconfig.
         error: Box<KubeconfigError>,
     },
     /// A request failed.
-    #[error("context {context}: cannot {doing}: {error}\n  hint: {}", hint(context, error))]
+    #[error(
+        "context {context}: cannot {doing}: {}\n  hint: {}",
+        describe_error(error),
+        hint(context, error)
+    )]
     Request {
         /// The context.
         context: String,
@@ -85,6 +94,20 @@ impl ContextError {
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Request { error, .. } if matches!(&**error, kube::Error::Api(status) if status.code == 404))
+    }
+}
+
+/// Describes the contexts of a kubeconfig.
+fn describe_known(known: &[String]) -> String {
+    match known {
+        [] => "no context".to_owned(),
+        [one] => format!("context {one}"),
+        some => {
+            let more = some.len().saturating_sub(MAX_KNOWN);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let named = &some[..some.len().min(MAX_KNOWN)];
+            format!("contexts {}{more}", named.join(", "))
+        }
     }
 }
 
@@ -176,17 +199,19 @@ impl Context {
     pub async fn connect(file: Option<&Path>, name: Option<&str>) -> Result<Self, ContextError> {
         let shown =
             name.map_or_else(|| "the current context".to_owned(), |n| format!("context {n}"));
-        let wrong = |error: KubeconfigError| ContextError::Kubeconfig {
+        let wrong = |error: KubeconfigError, known: &[String]| ContextError::Kubeconfig {
             context: shown.clone(),
+            known: known.to_vec(),
             error: error.into(),
         };
-        let kubeconfig =
-            file.map_or_else(Kubeconfig::read, Kubeconfig::read_from).map_err(wrong)?;
+        let read = file.map_or_else(Kubeconfig::read, Kubeconfig::read_from);
+        let kubeconfig = read.map_err(|error| wrong(error, &[]))?;
+        let known: Vec<_> = kubeconfig.contexts.iter().map(|one| one.name.clone()).collect();
         let context = name.map(str::to_owned).or_else(|| kubeconfig.current_context.clone());
         let name = context.clone().unwrap_or_default();
         let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
-        let mut config =
-            Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(wrong)?;
+        let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
+        let mut config = config.map_err(|error| wrong(error, &known))?;
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         config.read_timeout = Some(READ_TIMEOUT);
         let client = Client::try_from(config).map_err(|error| ContextError::Request {
@@ -318,5 +343,27 @@ impl Context {
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
             Err(error) => Err(self.request_error("write ConfigMap adit-system/adit")(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_names_a_wrong_context_or_server_is_told_what_there_is_and_what_was_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config");
+        // Nobody listens at this port.
+        let text = "apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: 'http://127.0.0.1:9'}}]\n\
+                    users: [{name: u, user: {}}]\ncontexts: [{name: edge, context: {cluster: c, user: u}}, \
+                    {name: bank, context: {cluster: c, user: u}}]\n";
+        std::fs::write(&file, text).unwrap();
+        let wrong = Context::connect(Some(&file), Some("bnak")).await.unwrap_err().to_string();
+        assert!(wrong.contains("context bnak cannot be used"), "{wrong}");
+        assert!(wrong.contains("the kubeconfig has contexts edge, bank;"), "{wrong}");
+        let edge = Context::connect(Some(&file), Some("edge")).await.unwrap();
+        let away = edge.document().await.unwrap_err().to_string();
+        assert!(away.contains("Connection refused"), "{away}");
     }
 }

@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::object_store::{Store, StoredObject};
 use super::selector::Selector;
 use super::signal::ChangeSignal;
+use crate::client;
 
 /// Most objects in one answer to a list.
 const PAGE_SIZE: u32 = 500;
@@ -84,8 +85,7 @@ fn describe_error(error: &kube::Error) -> String {
              manifests again",
             status.message
         ),
-        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
-        other => other.to_string(),
+        other => client::describe_error(other),
     }
 }
 

@@ -32,14 +32,14 @@ pub enum InstallError {
     },
     /// Rights are missing.
     #[error(
-        "context {context}: its user may not {}\n  hint: installing takes an administrator of the cluster; \
+        "context {context}: its user lacks rights:\n  {}\n  hint: this takes an administrator of the cluster; \
          `kubectl --context {context} auth whoami` says who you are there",
-        missing.join(", not ")
+        missing.join("\n  ")
     )]
     MissingRights {
         /// The context.
         context: String,
-        /// The missing rights, each as `VERB RESOURCE`.
+        /// The missing rights, each as `VERBS on RESOURCES`.
         missing: Vec<String>,
     },
     /// Objects of these names are there and are not Adit's.

@@ -1,6 +1,6 @@
 //! Questions to a cluster before anything is changed: is its server new enough, and which rights are missing?
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::authorization::v1::{
@@ -16,8 +16,6 @@ use crate::operator::context::{Context, ContextError};
 
 /// Number of questions at a time.
 const MAX_CONCURRENT: usize = 8;
-/// Number of missing rights that are named.
-const MAX_NAMED: usize = 8;
 
 /// Asks for the server's version.
 ///
@@ -62,13 +60,29 @@ impl NeededRight {
         }
     }
 
-    fn shown(&self) -> String {
+    /// Returns the resource as it is written in a role, with its namespace.
+    fn resource(&self) -> String {
         let dot = if self.group.is_empty() { "" } else { "." };
-        let slash = if self.name.is_empty() { "" } else { "/" };
-        let Self { verb, group, plural, name, .. } = self;
+        let Self { group, plural, .. } = self;
         let place = if self.is_namespaced { format!(" in {NAMESPACE}") } else { String::new() };
-        format!("{verb} {plural}{dot}{group}{slash}{name}{place}")
+        format!("{plural}{dot}{group}{place}")
     }
+}
+
+/// Describes rights that are missing: resources that lack the same verbs together, without the names of objects.
+fn describe_missing(missing: &[NeededRight]) -> Vec<String> {
+    let mut by_resource: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for right in missing {
+        by_resource.entry(right.resource()).or_default().insert(right.verb);
+    }
+    let mut by_verbs: BTreeMap<Vec<&str>, Vec<String>> = BTreeMap::new();
+    for (resource, verbs) in by_resource {
+        by_verbs.entry(verbs.into_iter().collect()).or_default().push(resource);
+    }
+    let describe = |(verbs, resources): (Vec<&str>, Vec<String>)| {
+        format!("{} on {}", verbs.join(", "), resources.join(", "))
+    };
+    by_verbs.into_iter().map(describe).collect()
 }
 
 /// Checks the rights for `verbs` on all objects.
@@ -100,18 +114,14 @@ pub async fn check_rights(
     }
     let answers = stream::iter(needed).map(async |right| {
         let allowed = is_allowed(context, &right).await?;
-        Ok::<_, ContextError>((!allowed).then(|| right.shown()))
+        Ok::<_, ContextError>((!allowed).then_some(right))
     });
     let missing: Vec<_> = answers.buffered(MAX_CONCURRENT).try_collect().await?;
-    let mut missing: Vec<_> = missing.into_iter().flatten().collect();
+    let missing: Vec<_> = missing.into_iter().flatten().collect();
     if missing.is_empty() {
         return Ok(());
     }
-    let more = missing.len().saturating_sub(MAX_NAMED);
-    if more > 0 {
-        missing.truncate(MAX_NAMED);
-        missing.push(format!("do {more} things more that it takes"));
-    }
+    let missing = describe_missing(&missing);
     Err(InstallError::MissingRights { context: context.name.clone(), missing })
 }
 
