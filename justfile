@@ -62,6 +62,7 @@ hostile *ARGS: build
 # Agents and clients of other projects' SDKs
 e2e *ARGS: build
     ADIT_BIN={{programs}}/adit tests/e2e/run {{ARGS}}
+    ADIT_BIN={{programs}}/adit tests/e2e/events/run
 
 # Adit beside direct TCP and haproxy
 bench *ARGS: build

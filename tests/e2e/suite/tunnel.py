@@ -55,7 +55,8 @@ class Tunnel:
         for cluster in self.nodes:
             eventually(f"node of {cluster} is ready", READY_SECONDS, lambda: self.is_ready(cluster))
         for _, service, listen, _ in self.services:
-            eventually(f"import of {service} answers", READY_SECONDS, lambda: answer(listen["http"], "/"))
+            if "http" in listen:
+                eventually(f"import of {service} answers", READY_SECONDS, lambda: answer(listen["http"], "/"))
 
     def make_certificates(self):
         for cluster in ("edge", "bank"):
@@ -145,4 +146,4 @@ def trust_domain(cluster: str) -> str:
 
 
 def port(name: str) -> int:
-    return {"http": 8080, "grpc": 8081}[name]
+    return {"http": 8080, "grpc": 8081, "amqp": 5672}[name]
