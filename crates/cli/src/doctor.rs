@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use adit_core::doctor::Diagnosis;
-use adit_core::name::ServiceName;
+use adit_core::name::{ClusterName, ServiceName};
 
 use crate::cluster_args::KubeconfigArgs;
 use crate::output::print;
@@ -21,16 +21,18 @@ use crate::status::tables::Style;
 /// Find what is in the way of a request to an import, hop by hop, and what mends it
 ///
 /// Tries it from the node of the caller, as the caller: with a stream that asks whether it would be answered, dials a
-/// backend and delivers nothing.
+/// backend and delivers nothing. An export or a link can be looked at by itself, as one cluster has it.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit status: 0 a request would be answered, 1 it would not, 2 it cannot be said (a cluster or a node cannot be asked, or the command is wrong). Without SERVICE it looks at every import, and the worst counts."
+    after_help = "Exit status: 0 a request would be answered, 1 it would not, 2 it cannot be said (a cluster or a node cannot be asked, or the command is wrong). Without SERVICE it looks at every import, and the worst counts; `export` of one context looks at its links, too, and `link` of two contexts at both ends."
 )]
 pub(crate) struct Args {
-    /// The imported Service, NAMESPACE/NAME or NAMESPACE/NAME:PORT; without it every import
-    #[arg(value_name = "SERVICE")]
-    service: Option<String>,
-    /// The kubeconfig context of the importing cluster and, as a second one, that of the exporting cluster
+    /// The imported Service, NAMESPACE/NAME or NAMESPACE/NAME:PORT; `export NAMESPACE/NAME`; `link CLUSTER`, or `link` for all;
+    /// without it every import
+    #[arg(value_name = "SERVICE", num_args = 0..=2)]
+    subject: Vec<String>,
+    /// The kubeconfig context of the importing cluster and, as a second one, that of the exporting cluster; for `export` the
+    /// exporting one first
     #[arg(long, value_name = "CONTEXT")]
     context: Vec<String>,
     #[command(flatten)]
@@ -60,17 +62,17 @@ pub(crate) struct Args {
 /// # Errors
 /// If the answer cannot be printed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let target = match args.service.as_deref().map(parse_target).transpose() {
-        Ok(target) => target,
+    let subject = match parse_subject(&args.subject) {
+        Ok(subject) => subject,
         Err(error) => {
             eprintln!("adit: {error}");
             return Ok(ExitCode::from(2));
         }
     };
     let found = match (args.context.is_empty(), args.facts) {
-        (false, _) => cluster::diagnose(args, target.as_ref()),
-        (true, false) => local::diagnose(args, target.as_ref()),
-        (true, true) => return local::print_facts(args, target.as_ref()),
+        (false, _) => cluster::diagnose(args, &subject),
+        (true, false) => local::diagnose(args, &subject),
+        (true, true) => return local::print_facts(args, &subject),
     };
     let all = match found {
         Ok(all) => all,
@@ -94,6 +96,32 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 struct ImportTarget {
     service: ServiceName,
     port: Option<String>,
+}
+
+/// The thing that somebody asks about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum DoctorTarget {
+    /// An import, or all.
+    Import(Option<ImportTarget>),
+    /// An export.
+    Export(ImportTarget),
+    /// The link with a cluster, or all.
+    Link(Option<ClusterName>),
+}
+
+fn parse_subject(words: &[String]) -> anyhow::Result<DoctorTarget> {
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    Ok(match &words[..] {
+        [] => DoctorTarget::Import(None),
+        ["link"] => DoctorTarget::Link(None),
+        ["link", cluster] => match cluster.parse() {
+            Ok(cluster) => DoctorTarget::Link(Some(cluster)),
+            Err(error) => anyhow::bail!("{cluster:?} is no cluster: {error}"),
+        },
+        ["export", service] => DoctorTarget::Export(parse_target(service)?),
+        ["import", service] | [service] => DoctorTarget::Import(Some(parse_target(service)?)),
+        [first, ..] => anyhow::bail!("{first:?} is neither import, export nor link"),
+    })
 }
 
 fn parse_target(text: &str) -> anyhow::Result<ImportTarget> {
@@ -129,5 +157,23 @@ mod tests {
         assert_eq!(of("a/b"), Some(("a/b".to_owned(), None)));
         assert_eq!(of("a/b:http"), Some(("a/b".to_owned(), Some("http".to_owned()))));
         assert_eq!(of("b"), None);
+    }
+
+    #[test]
+    fn an_export_or_a_link_is_named_by_a_word_before_it() {
+        let of = |text: &str| {
+            let words: Vec<_> = text.split_whitespace().map(str::to_owned).collect();
+            parse_subject(&words).map_err(|error| error.to_string())
+        };
+        let target = |text: &str| parse_target(text).unwrap();
+        assert_eq!(of(""), Ok(DoctorTarget::Import(None)));
+        assert_eq!(of("a/b"), Ok(DoctorTarget::Import(Some(target("a/b")))));
+        assert_eq!(of("import a/b:http"), Ok(DoctorTarget::Import(Some(target("a/b:http")))));
+        assert_eq!(of("export a/b"), Ok(DoctorTarget::Export(target("a/b"))));
+        assert_eq!(of("link"), Ok(DoctorTarget::Link(None)));
+        assert_eq!(of("link bank"), Ok(DoctorTarget::Link("bank".parse().ok())));
+        for wrong in ["export", "link a/b", "exports a/b", "bank"] {
+            assert!(of(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -1,21 +1,21 @@
-//! `adit doctor --context …`: one import of a cluster, or all, with the other cluster's side if its context is given.
+//! `adit doctor --context …`: one import of a cluster, or all, with the other cluster's side if its context is given; an
+//! export or links.
 
-use adit_core::doctor::Diagnosis;
-use adit_core::doctor::facts::DoctorFacts;
-use adit_core::name::ServiceName;
+use std::collections::BTreeSet;
+
+use adit_core::doctor::facts::{CallerNode, DoctorFacts};
+use adit_core::doctor::{Diagnosis, diagnose_export, diagnose_link};
+use adit_core::name::{ClusterName, ServiceName};
 use adit_kubernetes::operator::doctor::ClusterSite;
 
-use super::{Args, ImportTarget};
+use super::{Args, DoctorTarget, ImportTarget};
 use crate::cluster_args::block_on;
 
-/// Asks the clusters about one import, or all of the first one's.
+/// Asks the clusters about one import or all of the first one's, or about an export or links.
 ///
 /// # Errors
 /// If a cluster cannot be asked.
-pub(super) fn diagnose(
-    args: &Args,
-    target: Option<&ImportTarget>,
-) -> anyhow::Result<Vec<Diagnosis>> {
+pub(super) fn diagnose(args: &Args, target: &DoctorTarget) -> anyhow::Result<Vec<Diagnosis>> {
     if args.context.len() > 2 {
         anyhow::bail!(
             "two contexts at most: that of the importing cluster, and that of the exporting one"
@@ -30,16 +30,103 @@ pub(super) fn diagnose(
         let mut sites = sites.into_iter();
         let Some(first) = sites.next() else { anyhow::bail!("name a context: --context") };
         let second = sites.next();
-        let (here, there) = match second {
-            Some(second) => in_order(first, second, target),
-            None => (first, None),
-        };
-        let mut found = Vec::new();
-        for target in targets(&here, target)? {
-            let facts = Box::pin(facts(args, &here, there.as_ref(), &target)).await?;
-            found.push(adit_core::doctor::diagnose(&facts));
+        match (target, second) {
+            (DoctorTarget::Import(target), second) => {
+                let (here, there) = match second {
+                    Some(second) => in_order(first, second, target.as_ref()),
+                    None => (first, None),
+                };
+                Box::pin(of_imports(args, &here, there.as_ref(), target.as_ref())).await
+            }
+            (DoctorTarget::Export(target), Some(second)) => {
+                Box::pin(of_imports(args, &second, Some(&first), Some(target))).await
+            }
+            (DoctorTarget::Export(target), None) => Box::pin(of_export(&first, target)).await,
+            (DoctorTarget::Link(to), second) => {
+                Box::pin(of_links(&first, second.as_ref(), to.as_ref())).await
+            }
         }
-        Ok(found)
+    })
+}
+
+async fn of_imports(
+    args: &Args,
+    here: &ClusterSite,
+    there: Option<&ClusterSite>,
+    target: Option<&ImportTarget>,
+) -> anyhow::Result<Vec<Diagnosis>> {
+    let mut found = Vec::new();
+    for target in targets(here, target)? {
+        let facts = Box::pin(facts(args, here, there, &target)).await?;
+        found.push(adit_core::doctor::diagnose(&facts));
+    }
+    Ok(found)
+}
+
+/// The export by itself, and this end of the links by which others reach it.
+async fn of_export(there: &ClusterSite, target: &ImportTarget) -> anyhow::Result<Vec<Diagnosis>> {
+    let side = Box::pin(there.export_side(&target.service, "")).await?;
+    let grants = side.export.iter().flat_map(|export| &export.allow);
+    let clusters: BTreeSet<String> = grants.map(|(cluster, _)| cluster.clone()).collect();
+    let facts = DoctorFacts {
+        service: target.service.to_string(),
+        from: Some(there.cluster().unwrap_or("this cluster").to_owned()),
+        there: Some(side),
+        ..DoctorFacts::default()
+    };
+    let mut found = vec![diagnose_export(&facts)];
+    for cluster in clusters {
+        found.push(Box::pin(of_link(there, None, &cluster)).await);
+    }
+    Ok(found)
+}
+
+/// The link of two clusters from both ends, or those of one.
+async fn of_links(
+    first: &ClusterSite,
+    second: Option<&ClusterSite>,
+    to: Option<&ClusterName>,
+) -> anyhow::Result<Vec<Diagnosis>> {
+    let mut found = Vec::new();
+    let name = |site: &ClusterSite, otherwise: &str| site.cluster().unwrap_or(otherwise).to_owned();
+    if let Some(second) = second {
+        let (a, b) = (name(first, "the first context"), name(second, "the second context"));
+        if to.is_some_and(|to| ![&a, &b].contains(&&to.to_string())) {
+            anyhow::bail!("the contexts are of clusters {a} and {b}");
+        }
+        found.push(Box::pin(of_link(first, Some(second), &b)).await);
+        found.push(Box::pin(of_link(second, Some(first), &a)).await);
+        return Ok(found);
+    }
+    let all = match to {
+        Some(to) => vec![to.to_string()],
+        None => first.links(),
+    };
+    if all.is_empty() {
+        anyhow::bail!("nothing is linked there; name the cluster that should be: link CLUSTER");
+    }
+    for to in all {
+        found.push(Box::pin(of_link(first, None, &to)).await);
+    }
+    Ok(found)
+}
+
+async fn of_link(here: &ClusterSite, there: Option<&ClusterSite>, to: &str) -> Diagnosis {
+    let node = here.ask_link(to).await;
+    let us = here.cluster().unwrap_or_default();
+    let mut other = there.map(|there| there.other_end(us));
+    if let (Some(other), Some(there)) = (&mut other, there)
+        && let CallerNode::Answered(node) = there.ask_link(us).await
+    {
+        other.clock = Some((node.clock, node.asker_clock));
+        other.installation.version = Some(node.version);
+    }
+    diagnose_link(&DoctorFacts {
+        from: Some(to.to_owned()),
+        here: Some(here.link_side(to)),
+        node,
+        there: other,
+        ..DoctorFacts::default()
     })
 }
 

@@ -4,30 +4,33 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use adit_core::doctor::Diagnosis;
 use adit_core::doctor::facts::{CallerFacts, CallerNode, DaemonFacts, DoctorFacts};
+use adit_core::doctor::{Diagnosis, diagnose_link};
+use adit_core::name::ClusterName;
 use adit_daemon::admin::client::{self, AdminAddress};
 use adit_daemon::admin::probe::ProbeRequest;
 use adit_daemon::status::StatusDocument;
-use adit_daemon::status::testimony::testimony;
+use adit_daemon::status::testimony::{testimony, testimony_of_link};
 
-use super::{Args, ImportTarget};
+use super::{Args, DoctorTarget, ImportTarget};
 use crate::cluster_args::block_on;
 use crate::output::print;
 use crate::status::admin_address;
 
-/// Asks the daemon about one import, or all.
+/// Asks the daemon about one import or link, or all.
 ///
 /// # Errors
 /// If it cannot be asked, or the configuration file does not say where it is.
-pub(super) fn diagnose(
-    args: &Args,
-    target: Option<&ImportTarget>,
-) -> anyhow::Result<Vec<Diagnosis>> {
+pub(super) fn diagnose(args: &Args, target: &DoctorTarget) -> anyhow::Result<Vec<Diagnosis>> {
     let address = address(args)?;
     block_on(async {
         let status = client::status(&address).await?;
         let mut found = Vec::new();
+        let target = match target {
+            DoctorTarget::Import(target) => target.as_ref(),
+            DoctorTarget::Link(to) => return of_links(&status, to.as_ref()),
+            DoctorTarget::Export(_) => anyhow::bail!("an export is asked of clusters: --context"),
+        };
         for target in targets(&status, target)? {
             found
                 .push(adit_core::doctor::diagnose(&facts(args, &address, &status, &target).await?));
@@ -36,19 +39,49 @@ pub(super) fn diagnose(
     })
 }
 
-/// Prints what this daemon says of an import, and of a probe if a caller is named.
+/// Prints what this daemon says of an import, and of a probe if a caller is named, or of a link.
 ///
 /// # Errors
 /// If it cannot be asked.
-pub(super) fn print_facts(args: &Args, target: Option<&ImportTarget>) -> anyhow::Result<ExitCode> {
-    let Some(target) = target else { anyhow::bail!("which import? name NAMESPACE/NAME") };
+pub(super) fn print_facts(args: &Args, target: &DoctorTarget) -> anyhow::Result<ExitCode> {
     let address = address(args)?;
     let node = block_on(async {
         let status = client::status(&address).await?;
-        ask(&address, &status, target, args.from.as_deref()).await
+        match target {
+            DoctorTarget::Import(Some(target)) => {
+                ask(&address, &status, target, args.from.as_deref()).await
+            }
+            DoctorTarget::Link(Some(to)) => Ok(testimony_of_link(&status, to.as_str(), now())),
+            DoctorTarget::Import(None) | DoctorTarget::Link(None) | DoctorTarget::Export(_) => {
+                anyhow::bail!("which import or link? name NAMESPACE/NAME, or link CLUSTER")
+            }
+        }
     })?;
     print(&serde_json::to_string(&node)?)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn of_links(status: &StatusDocument, to: Option<&ClusterName>) -> anyhow::Result<Vec<Diagnosis>> {
+    let all: Vec<_> = match to {
+        Some(to) => vec![to.as_str()],
+        None => status.links.iter().map(|link| &*link.cluster).collect(),
+    };
+    if all.is_empty() {
+        anyhow::bail!("this node has no link");
+    }
+    let diagnose = |to: &str| {
+        let node = testimony_of_link(status, to, now());
+        diagnose_link(&DoctorFacts {
+            from: Some(to.to_owned()),
+            node: CallerNode::Answered(Box::new(node)),
+            ..DoctorFacts::default()
+        })
+    };
+    Ok(all.into_iter().map(diagnose).collect())
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn address(args: &Args) -> anyhow::Result<AdminAddress> {
@@ -88,8 +121,7 @@ async fn ask(
         }
         None => None,
     };
-    let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    Ok(testimony(status, &service, probe, clock.map_or(0, |since| since.as_secs())))
+    Ok(testimony(status, &service, probe, now()))
 }
 
 async fn facts(

@@ -1,15 +1,19 @@
 //! A diagnosis as people read it: hop by hop, with what mends the first that fails.
 
-use adit_core::doctor::{Diagnosis, HopFinding, HopOutcome};
+use adit_core::doctor::{Diagnosis, DoctorSubject, HopFinding, HopOutcome};
 use adit_core::text::escape;
 
 use crate::status::tables::{CellStyle, Style, cell, styled_cell, table, text};
 
-/// The page of one import.
+/// The page of one import, export or link.
 pub(super) fn render(found: &Diagnosis, style: Style) -> String {
-    let from = found.from.as_deref().unwrap_or("no cluster that is known");
-    let mut page =
-        format!("{} from {}, as {}\n", escape(&found.service), escape(from), escape(&found.caller));
+    let from = escape(found.from.as_deref().unwrap_or("no cluster that is known"));
+    let (service, caller) = (escape(&found.service), escape(&found.caller));
+    let mut page = match found.subject {
+        DoctorSubject::Import => format!("{service} from {from}, as {caller}\n"),
+        DoctorSubject::Export => format!("export of {service} by {from}\n"),
+        DoctorSubject::Link => format!("link with {from}, as {caller} has it\n"),
+    };
     let mut hops = table(style, &[]);
     for HopFinding { hop, outcome, seen, .. } in &found.findings {
         let (mark, meaning) = match outcome {
@@ -31,27 +35,26 @@ fn verdict(found: &Diagnosis) -> String {
         finding.mend.as_ref().map_or_else(String::new, |mend| format!("\n    {}", escape(mend)))
     };
     let notes = found.findings.iter().filter(|f| f.outcome == HopOutcome::Note && f.mend.is_some());
+    let (well, bad, unsaid) = match found.subject {
+        DoctorSubject::Import | DoctorSubject::Export => {
+            ("A request is answered", "A request is not answered", "if a request is answered")
+        }
+        DoctorSubject::Link => ("The link is up", "The link does not work", "if the link is up"),
+    };
     match (found.first(), found.is_answered) {
         (Some(first), _) => {
-            format!(
-                "A request is not answered, for the {}. What mends it:{}\n",
-                first.hop.name(),
-                mend(first)
-            )
+            format!("{bad}, for the {}. What mends it:{}\n", first.hop.name(), mend(first))
         }
         (None, Some(true)) => {
             let notes: String = notes.map(mend).collect();
             let also =
                 if notes.is_empty() { String::new() } else { format!(" Worth doing:{notes}") };
-            format!("A request is answered.{also}\n")
+            format!("{well}.{also}\n")
         }
         (None, _) => {
             let unknown = found.findings.iter().find(|f| f.outcome == HopOutcome::Unknown);
             let why = unknown.map_or_else(String::new, |f| format!(": {}", escape(&f.seen)));
-            format!(
-                "It cannot be said if a request is answered{why}{}\n",
-                unknown.map_or_else(String::new, mend)
-            )
+            format!("It cannot be said {unsaid}{why}{}\n", unknown.map_or_else(String::new, mend))
         }
     }
 }
@@ -71,6 +74,7 @@ mod tests {
             mend: mend.map(str::to_owned),
         };
         let found = Diagnosis {
+            subject: DoctorSubject::Import,
             service: "agents/fraud-bot".to_owned(),
             from: Some("bank".to_owned()),
             caller: "agents/support-bot".to_owned(),

@@ -942,3 +942,111 @@ fn facts_of_another_version_are_read() {
     let CallerNode::Answered(node) = read.node else { panic!("it answers") };
     assert_eq!(node.probe.unwrap().stage, ProbeStage::Unknown);
 }
+
+/// The facts of a link as edge asks for it, without an import.
+fn of_link(change: SeedFault) -> Diagnosis {
+    let mut facts = DoctorFacts { service: String::new(), card: None, ..well() };
+    of_here(&mut facts).import = None;
+    of_here(&mut facts).service = None;
+    of_node(&mut facts).probe = None;
+    of_node(&mut facts).import = None;
+    change(&mut facts);
+    diagnose_link(&facts)
+}
+
+#[test]
+fn a_link_by_itself_is_well_or_says_what_mends_it() {
+    let well = of_link(|_| {});
+    assert_eq!((well.exit_status(), well.subject), (0, DoctorSubject::Link), "{well:?}");
+    // A running link goes on without a controller.
+    let note = of_link(|f| of_here(f).installation.controller = Some("no pods".to_owned()));
+    assert_eq!(note.exit_status(), 0, "{note:?}");
+    let refused =
+        of_link(|f| link_down(f, "certificate-refused", "unknown issuer", "RefusedByPeer"));
+    let first = refused.first().unwrap();
+    assert_eq!((refused.exit_status(), first.hop), (1, DoctorHop::Link));
+    assert_eq!(first.mend.as_deref(), Some("adit link kind-edge kind-bank"));
+    let absent = of_link(|f| {
+        of_here(f).link = None;
+        of_node(f).link = None;
+    });
+    // No namespace is meant here.
+    assert_eq!(absent.first().unwrap().mend.as_deref(), Some("adit link kind-edge kind-bank"));
+    // Where no node was asked the object says it.
+    let unasked = |f: &mut DoctorFacts| f.node = CallerNode::NotAsked;
+    assert_eq!(of_link(unasked).exit_status(), 0);
+    let down = of_link(|f| {
+        f.node = CallerNode::NotAsked;
+        of_here(f).link = condition(false, "LinkDown", "bank is not heard");
+    });
+    assert_eq!((down.exit_status(), down.first_failed), (1, Some(DoctorHop::Link)));
+    let bare =
+        of_link(|f| of_here(f).installation.missing = vec!["namespace adit-system".to_owned()]);
+    assert_eq!(bare.first_failed, Some(DoctorHop::Installation));
+}
+
+/// The facts of an export as bank alone has it.
+fn of_export(change: SeedFault) -> Diagnosis {
+    let mut facts = DoctorFacts {
+        service: "agents/fraud-bot".to_owned(),
+        from: Some("bank".to_owned()),
+        there: Some(there()),
+        ..DoctorFacts::default()
+    };
+    change(&mut facts);
+    diagnose_export(&facts)
+}
+
+#[test]
+fn an_export_by_itself_is_well_or_says_what_mends_it() {
+    let well = of_export(|_| {});
+    assert_eq!((well.exit_status(), well.subject), (0, DoctorSubject::Export), "{well:?}");
+    let rows: [(SeedFault, DoctorHop, &str); 6] = [
+        (
+            |f| of_there(f).export = None,
+            DoctorHop::Export,
+            "adit export agents/fraud-bot --to CLUSTER --allow NAMESPACE/SERVICEACCOUNT --context kind-bank",
+        ),
+        (
+            |f| of_there(f).export.as_mut().unwrap().allow.clear(),
+            DoctorHop::ExportGrant,
+            "adit export agents/fraud-bot --to CLUSTER",
+        ),
+        (|f| of_there(f).service = None, DoctorHop::Export, "make Service agents/fraud-bot"),
+        (
+            |f| {
+                of_there(f).export.as_mut().unwrap().ready =
+                    condition(false, "NoBackend", "none is ready");
+                let service = of_there(f).service.as_mut().unwrap();
+                service.pods.clear();
+                service.workloads = vec![("deployment/fraud-bot".to_owned(), 0)];
+            },
+            DoctorHop::Backend,
+            "kubectl --context kind-bank -n agents scale deployment/fraud-bot --replicas=1",
+        ),
+        (
+            |f| of_there(f).installation.missing = vec!["namespace adit-system".to_owned()],
+            DoctorHop::PeerInstallation,
+            "--context kind-bank",
+        ),
+        (
+            |f| {
+                of_there(f).export.as_mut().unwrap().ready =
+                    condition(false, "BackendRefused", "refused");
+            },
+            DoctorHop::Backend,
+            "logs",
+        ),
+    ];
+    for (number, (change, hop, mend)) in rows.into_iter().enumerate() {
+        let found = of_export(change);
+        let first = found.first().unwrap_or_else(|| panic!("row {number}: {found:?}"));
+        assert_eq!((found.exit_status(), first.hop), (1, hop), "row {number}: {found:?}");
+        assert!(first.mend.as_ref().unwrap().contains(mend), "row {number}: {first:?}");
+    }
+    let differ = of_export(|f| {
+        of_there(f).export.as_mut().unwrap().ready =
+            condition(false, "NodesDiffer", "1 of 2 nodes");
+    });
+    assert_eq!(differ.exit_status(), 2, "some requests are answered: {differ:?}");
+}

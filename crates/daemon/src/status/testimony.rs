@@ -9,6 +9,13 @@ use super::{Import, ImportPort, Link, LinkHealth, Reason, StatusDocument};
 /// The most names of other imports that are told.
 const MAX_IMPORTS: usize = 20;
 
+/// The facts about the link with `cluster`; the clock is in seconds since 1970.
+#[must_use]
+pub fn testimony_of_link(status: &StatusDocument, cluster: &str, clock: u64) -> DaemonFacts {
+    let link = status.links.iter().find(|link| link.cluster == cluster);
+    DaemonFacts { link: link.map(of_link), ..of_node(status, clock) }
+}
+
 /// The facts about the import of `service`, and what a probe found; clocks are in seconds since 1970.
 #[must_use]
 pub fn testimony(
@@ -24,6 +31,18 @@ pub fn testimony(
     let link = status.links.iter().find(|link| Some(&*link.cluster) == from).or(only);
     let port = probe.as_ref().and_then(|probe| probe.port.clone());
     DaemonFacts {
+        import: import.map(|import| of_import(import, port.as_deref())),
+        imports: status.imports.iter().take(MAX_IMPORTS).map(|i| i.service.clone()).collect(),
+        link: link.map(of_link),
+        refused: refused(status, service),
+        probe,
+        ..of_node(status, clock)
+    }
+}
+
+/// The facts that do not depend on an import.
+fn of_node(status: &StatusDocument, clock: u64) -> DaemonFacts {
+    DaemonFacts {
         cluster: status.node.cluster.clone(),
         node: status.node.node.clone(),
         version: status.node.version.clone(),
@@ -32,11 +51,7 @@ pub fn testimony(
         waiting_for: status.node.waiting_for.clone(),
         configuration_error: status.node.configuration.error.clone(),
         certificate_seconds_left: status.node.certificate.seconds_left,
-        import: import.map(|import| of_import(import, port.as_deref())),
-        imports: status.imports.iter().take(MAX_IMPORTS).map(|i| i.service.clone()).collect(),
-        link: link.map(of_link),
-        refused: refused(status, service),
-        probe,
+        ..DaemonFacts::default()
     }
 }
 
@@ -145,6 +160,9 @@ mod tests {
         assert!(testimony(&served, "agents/fraud-bot", None, 7).refused.is_empty());
         let other = testimony(&document(), "agents/other", None, 7);
         assert_eq!((other.import, other.link), (None, None));
+        let down = testimony_of_link(&document(), "shop", 7);
+        assert!(!down.link.unwrap().is_up && down.import.is_none());
+        assert_eq!(testimony_of_link(&document(), "mall", 7).link, None);
         assert_eq!(other.imports, ["agents/fraud-bot"]);
     }
 }

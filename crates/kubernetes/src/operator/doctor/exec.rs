@@ -24,8 +24,20 @@ pub(super) async fn ask(
     port: Option<&str>,
     from: Option<&str>,
 ) -> CallerNode {
+    let target = port.map_or_else(|| service.to_owned(), |port| format!("{service}:{port}"));
+    let from = from.into_iter().flat_map(|from| ["--from", from]);
+    let words: Vec<_> = [&*target].into_iter().chain(from).collect();
+    ask_words(context, pod, &words).await
+}
+
+/// Asks the daemon in `pod` about the link with a cluster.
+pub(super) async fn ask_link(context: &Context, pod: &str, cluster: &str) -> CallerNode {
+    ask_words(context, pod, &["link", cluster]).await
+}
+
+async fn ask_words(context: &Context, pod: &str, words: &[&str]) -> CallerNode {
     let began = now();
-    match run(context, pod, service, port, from).await {
+    match run(context, pod, words).await {
         Ok(mut facts) => {
             // The node read its clock somewhere in between.
             facts.asker_clock = began.midpoint(now());
@@ -39,23 +51,13 @@ fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-async fn run(
-    context: &Context,
-    pod: &str,
-    service: &str,
-    port: Option<&str>,
-    from: Option<&str>,
-) -> Result<DaemonFacts, String> {
+async fn run(context: &Context, pod: &str, words: &[&str]) -> Result<DaemonFacts, String> {
     let mut command = Command::new("kubectl");
     if let Some(file) = &context.kubeconfig {
         command.arg("--kubeconfig").arg(file);
     }
     command.args(["--context", &context.name, "-n", NAMESPACE, "exec", pod, "-c", "node", "--"]);
-    let target = port.map_or_else(|| service.to_owned(), |port| format!("{service}:{port}"));
-    command.args(["/adit", "doctor", "--facts", &target]);
-    if let Some(from) = from {
-        command.args(["--from", from]);
-    }
+    command.args(["/adit", "doctor", "--facts"]).args(words);
     command.stdin(Stdio::null()).kill_on_drop(true);
     let output = timeout(EXEC_TIMEOUT, command.output()).await;
     let output = output.map_err(|_| format!("no answer within {} s", EXEC_TIMEOUT.as_secs()))?;
@@ -64,7 +66,7 @@ async fn run(
         return serde_json::from_slice(&output.stdout).map_err(|error| error.to_string());
     }
     let stderr = String::from_utf8_lossy(&output.stderr);
-    if stderr.contains("unrecognized subcommand") {
+    if stderr.contains("unrecognized subcommand") || stderr.contains("unexpected argument") {
         return Err("its version is too old to be asked".to_owned());
     }
     let first: String = stderr.trim().chars().take(MAX_ERROR_BYTES).collect();

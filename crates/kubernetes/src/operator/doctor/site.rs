@@ -210,6 +210,41 @@ impl ClusterSite {
         }
     }
 
+    /// The clusters that it is linked with.
+    #[must_use]
+    pub fn links(&self) -> Vec<String> {
+        let links = self.reading.iter().flat_map(|reading| &reading.objects.links);
+        links.map(ResourceExt::name_any).collect()
+    }
+
+    /// Its side of the link with a cluster.
+    #[must_use]
+    pub fn link_side(&self, to: &str) -> ImportSide {
+        ImportSide {
+            installation: self.installation.clone(),
+            link: self.link(to),
+            ..ImportSide::default()
+        }
+    }
+
+    /// The same as the other end of a link.
+    #[must_use]
+    pub fn other_end(&self, to: &str) -> ExportSide {
+        ExportSide {
+            installation: self.installation.clone(),
+            link: self.link(to),
+            ..ExportSide::default()
+        }
+    }
+
+    /// Asks the daemon of one of its nodes about the link with a cluster.
+    pub async fn ask_link(&self, to: &str) -> CallerNode {
+        match self.node_pods.values().next() {
+            Some(pod) => exec::ask_link(&self.context, pod, to).await,
+            None => CallerNode::NotAsked,
+        }
+    }
+
     /// The clock of one of its nodes and ours at the same time, in seconds since 1970, and its version.
     pub async fn clock(&self, service: &str) -> Option<(u64, u64, String)> {
         let pod = self.node_pods.values().next()?;
