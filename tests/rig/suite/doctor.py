@@ -8,14 +8,21 @@ import contextlib
 import json
 import re
 import shlex
+import tempfile
 import time
+from pathlib import Path
 
-from . import agents, seeds
+from . import agents, certificates, seeds
 from .agents import NAMESPACE, served
 from .cluster import Failure, check, eventually, run
+from .faults import restart
 from .world import SYSTEM
 
 SERVICE = "fraud-bot"
+# Another name for it, which its card does not say.
+ALIAS = "other-fraud-bot"
+# Words of the mend where packets are lost.
+UDP = "UDP port 7843"
 CALLER = f"{NAMESPACE}/support-bot"
 # What a controller, a link or a node takes to say so.
 SAID_SECONDS = 30
@@ -24,16 +31,20 @@ MENDED_SECONDS = 60
 
 
 class Case:
-    """A fault: how it is seeded, the hop at which it is found, words of what was seen, and who mends it where that is no command."""
+    """A fault: how it is seeded, the hop at which it is found, words of what was seen, and who mends it where that is no command.
 
-    def __init__(self, name, hop, seed, seen="", mend=None, caller=CALLER):
+    `then` are those that are found one after the other when the one before is mended, where several are seeded.
+    """
+
+    def __init__(self, name, hop, seed, seen="", mend=None, caller=CALLER, then=(), options=()):
         self.name, self.hop, self.seed, self.seen, self.mend, self.caller = name, hop, seed, seen, mend, caller
+        self.then, self.options = then, options
 
 
-def ask(world, caller=CALLER):
+def ask(world, caller=CALLER, options=()):
     """The exit status of the doctor, and what it found."""
     contexts = ["--context", world.edge.context, "--context", world.bank.context]
-    done = world.adit("doctor", f"{NAMESPACE}/{SERVICE}", *contexts, "--from", caller, "--json", check=False)
+    done = world.adit("doctor", f"{NAMESPACE}/{SERVICE}", *contexts, "--from", caller, "--json", *options, check=False)
     if done.returncode == 2 and not done.stdout:
         raise Failure(f"adit doctor: {done.stderr}")
     [found] = json.loads(done.stdout)
@@ -166,6 +177,67 @@ def bad_key_and_withdrawn(world):
         yield
 
 
+@contextlib.contextmanager
+def meshed(world):
+    """A mesh is asked to take the Service over, and does."""
+    label = "solo.io/service-takeover"
+    world.edge.kubectl("-n", NAMESPACE, "label", "service", SERVICE, f"{label}=true")
+    world.edge.create(seeds.hand_written(SERVICE, "10.244.0.250", "by-mesh"))
+    yield
+    world.edge.kubectl("-n", NAMESPACE, "label", "service", SERVICE, f"{label}-")
+
+
+@contextlib.contextmanager
+def no_daemon_here(world):
+    with seeds.no_daemons("edge")(world, None):
+        yield
+
+
+@contextlib.contextmanager
+def rewritten(world):
+    """What pods send to the addresses of imports comes to the node from its own address, as some networks do it."""
+    [node] = seeds.addresses(world.edge)
+    rule = ("INPUT", "-p", "tcp", "-d", "198.18.0.0/15", "-j", "SNAT", "--to-source", node)
+    world.on("edge-1", "iptables", "-t", "nat", "-I", *rule)
+    try:
+        for _ in range(3):
+            agents.refused(world.edge)
+        yield
+    finally:
+        world.on("edge-1", "iptables", "-t", "nat", "-D", *rule)
+
+
+@contextlib.contextmanager
+def no_definitions(world):
+    """Somebody has deleted a kind, and with it all Imports."""
+    world.edge.delete("crd", "imports.adit.dev")
+    yield
+
+
+@contextlib.contextmanager
+def new_authority(world):
+    """bank has another CA, and nobody has swapped bundles."""
+    with tempfile.TemporaryDirectory() as folder:
+        other = certificates.made(world, Path(folder) / "other", "1825d")
+    certificates.keep(world, other, [])
+    # At once, and not when their certificates are due.
+    restart(world.bank, "daemonset/adit-node")
+    yield
+
+
+@contextlib.contextmanager
+def both(world, *seeded):
+    with contextlib.ExitStack() as stack:
+        for seed in seeded:
+            stack.enter_context(seed(world))
+        yield
+
+
+def pair(*seeded):
+    """Several at once."""
+    return lambda world: both(world, *seeded)
+
+
 def key_taken_out(world, text):
     check("edit configmap adit" in text, text)
     patch = {"data": {"zz-table.yaml": None}}
@@ -178,7 +250,7 @@ def of(seed):
 
 
 class Network(Case):
-    """A fault of the network: the seed's own end is the mend that the line asks for."""
+    """A fault of the network: the seed's own end is the mend that the line asks for, and `mend` are words of the line."""
 
 
 CASES = [
@@ -190,7 +262,19 @@ CASES = [
     Case("a NetworkPolicy keeps the caller in", "caller", kept_in, "only-dns", let_out),
     Case("the import is for others", "import-grant", for_others_here, "not for"),
     Case("the export is withdrawn", "export", withdrawn, "does not export"),
-    Case("a bad key, and the export is withdrawn", "peer-installation", bad_key_and_withdrawn, "zz-table.yaml", key_taken_out),
+    Case("the daemon is absent on the caller's node", "installation", no_daemon_here, "no pods"),
+    Case("a mesh fills the Service", "endpoints", meshed, "solo.io/service-takeover"),
+    Case("a kind's definition is gone", "installation", no_definitions, "imports.adit.dev"),
+    Case("bank has a new CA, which was not swapped", "link", new_authority, "edge refuses"),
+    Network("the caller's address is rewritten", "caller", rewritten, "address of nobody", "rewriting (SNAT"),
+    Case("a bad key, and the export is withdrawn", "peer-installation", bad_key_and_withdrawn, "zz-table.yaml", key_taken_out,
+         then=[Case("the rest", "export", None, "does not export")]),
+    Case("the stub Service is missing, and the agent is scaled to nothing", "service", pair(stub_deleted, pods_gone), "there is no Service",
+         then=[Case("the rest", "backend", None, "no pod in bank")]),
+    Case("bank has unlinked edge, and the export is withdrawn", "link", pair(withdrawn, of(seeds.unlinked("bank", "edge"))), "bank has no link",
+         then=[Case("the rest", "export", None, "does not export")]),
+    Case("a NetworkPolicy keeps the caller in, and another slice fills the Service", "caller", pair(kept_in, foreign), "only-dns", let_out,
+         then=[Case("the rest", "endpoints", None, "mesh.example")]),
     Case("the export is for others", "export-grant", for_others_there, "not for"),
     Case("the agent is scaled to nothing", "backend", pods_gone, "no pod in bank"),
     Case("nobody listens at the Service's port", "backend", of(seeds.nobody_listens), "nobody listens"),
@@ -199,16 +283,17 @@ CASES = [
     Case("bank has a wrong bundle for edge", "link", of(seeds.wrong_bundle("bank", "edge")), "bank refuses"),
     Case("bank has unlinked edge", "link", of(seeds.unlinked("bank", "edge")), "bank has no link"),
     Case("edge has unlinked bank", "link", of(seeds.unlinked("edge", "bank")), "edge has no link"),
-    Network("UDP is lost both ways", "link", of(seeds.cut), "neither edge nor bank"),
-    Network("UDP from edge to bank is lost", "link", of(seeds.cut_outward), "from edge to bank are lost"),
-    Network("UDP from bank to edge is lost", "link", of(seeds.cut_inward), "from bank to edge are lost"),
+    Network("UDP is lost both ways", "link", of(seeds.cut), "neither edge nor bank", UDP),
+    Network("UDP from edge to bank is lost", "link", of(seeds.cut_outward), "from edge to bank are lost", UDP),
+    Network("UDP from bank to edge is lost", "link", of(seeds.cut_inward), "from bank to edge are lost", UDP),
+    Network("packets of more than 1,100 bytes are lost", "link", of(seeds.small_packets), "neither edge nor bank", "1,228 bytes"),
 ]
 
 
 def found_at(world, case):
     """Waits until the doctor finds the fault at its hop, and says what was seen; gives what mends it."""
     def is_found():
-        status, found = ask(world, case.caller)
+        status, found = ask(world, case.caller, case.options)
         failed = first(found)
         check(status == 1 and failed, f"exit {status}: {found['findings']}")
         check(failed["hop"] == case.hop and case.seen in failed["seen"], failed)
@@ -238,15 +323,75 @@ def doctor_mends(world):
 
 def attempt(world, case):
     with case.seed(world):
-        failed = found_at(world, case)
-        said = failed["mend"]
-        if isinstance(case, Network):
-            check("UDP port 7843" in said, said)
-            return said
-        (case.mend or literally)(world, said)
-        if case.name.startswith("a bad key"):
-            # The other fault of the two is left, and is found next.
-            rest = found_at(world, Case("the rest", "export", None, "does not export"))
-            literally(world, rest["mend"])
+        for one in (case, *case.then):
+            one.caller = case.caller
+            said = found_at(world, one)["mend"]
+            if isinstance(one, Network):
+                check(one.mend in said, said)
+                return said
+            (one.mend or literally)(world, said)
         eventually("mended", lambda: well(world, case.caller), MENDED_SECONDS)
         return said
+
+
+def doctor_notes(world):
+    """What is in nobody's way and yet to be looked at: a card whose URL leads elsewhere, a promise that cannot be kept; and one export, one link."""
+    lines = []
+    alias = f"{NAMESPACE}/{ALIAS}"
+    world.export(SERVICE, "--as", ALIAS, "--allow", "support-bot")
+    world.adit("import", alias, "--from", "bank", "--context", world.edge.context)
+    try:
+        world.imported(ALIAS)
+        found = eventually("it is answered", lambda: noted(world, alias))
+        said = [one["seen"] for one in found["findings"] if one["hop"] == "card" and one["outcome"] == "note"]
+        check(any(f"not {ALIAS}.{NAMESPACE}" in one for one in said), said)
+        [promised] = [one for one in found["findings"] if "promises push notifications" in one["seen"]]
+        lines += said
+        # The mend has two words to be replaced, and is two commands.
+        world.edge.create(*agents.webhook())
+        for command in promised["mend"].replace("NAMESPACE/WEBHOOK", f"{NAMESPACE}/webhook").split(", and "):
+            literally(world, command)
+        world.imported("webhook", world.bank)
+        eventually("the promise is kept", lambda: "promises push" not in str(noted(world, alias)["findings"]))
+    finally:
+        world.adit("import", f"{NAMESPACE}/webhook", "--remove", "--context", world.bank.context)
+        world.withdraw("webhook", world.edge)
+        world.edge.delete("-n", NAMESPACE, "service/webhook", "deployment/webhook")
+        world.withdraw(ALIAS)
+        world.adit("import", alias, "--remove", "--context", world.edge.context)
+    lines.append(alone(world))
+    return "; ".join(lines)
+
+
+def noted(world, service):
+    """The diagnosis of a Service that is answered, with its card."""
+    done = world.adit("doctor", service, *world.contexts(), "--from", CALLER, "--card", "--json", check=False)
+    [found] = json.loads(done.stdout)
+    check(done.returncode == 0, f"exit {done.returncode}: {first(found)}")
+    return found
+
+
+def alone(world):
+    """An export and a link are well or not, each by itself."""
+    def said(status, *args):
+        done = world.adit("doctor", *args, "--json", check=False)
+        check(done.returncode == status, f"{args}: exit {done.returncode}: {done.stdout}{done.stderr}")
+        return json.loads(done.stdout)
+
+    bank, service = ["--context", world.bank.context], f"{NAMESPACE}/{SERVICE}"
+    eventually("all is well", lambda: said(0, "link", *world.contexts()) and said(0, "export", service, *bank))
+    check(len(said(0, "link", *world.contexts())) == 2, "not both ends are told")
+    with pods_gone(world):
+        [export, *links] = eventually("the export is not", lambda: said(1, "export", service, *bank))
+        check(first(export)["hop"] == "backend" and all(one["isAnswered"] for one in links), (export, links))
+        said(0, "link", "edge", *bank)
+        literally(world, first(export)["mend"])
+        eventually("the export is mended", lambda: said(0, "export", service, *bank))
+    with seeds.unlinked("bank", "edge")(world, None):
+        [link] = eventually("the link is not", lambda: said(1, "link", "bank", "--context", world.edge.context))
+        check(first(link)["hop"] == "link", link)
+        ends = said(1, "link", *world.contexts())
+        literally(world, next(filter(None, map(first, ends)))["mend"])
+        eventually("the link is mended", lambda: said(0, "link", *world.contexts()))
+    eventually("it is served", lambda: served(world.edge))
+    return f"an export and a link by themselves: {first(export)['seen']!r}, {first(link)['seen']!r}"

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import tarfile
 import tempfile
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from . import agents, scenario
 from .agents import NAMESPACE, Steady, refused, served
-from .cluster import Failure, check, condition, eventually, here, run
+from .cluster import Failure, Skip, check, condition, eventually, here, run
 from .faults import configure, restart
 from .world import OURS, SYSTEM
 
@@ -93,6 +94,109 @@ def upgraded(world):
     check(kept(world) == before, f"was {before}, is {kept(world)}")
     check(not steady.failures, steady.say())
     return f"from {previous}: {steady.say()}; configuration, CAs, addresses and slices as before"
+
+
+class Callers(agents.Load):
+    """What people have who must not notice."""
+
+    RATE = 20
+
+
+def upgraded_by_command(world):
+    """`adit upgrade` from an older build, installed by its own manifests: it says what changes, and 20 requests a second and open streams lose nothing."""
+    previous = os.environ.get("ADIT_PREVIOUS")
+    if not previous:
+        raise Skip("ADIT_PREVIOUS names no folder with an older build: adit, adit.tar and daemonset/")
+    previous = Path(previous)
+    for cluster in world.both:
+        world.rig("load", cluster.name, previous / "adit.tar")
+        world.remove(cluster)
+    for cluster in world.both:
+        world.install(cluster, previous / "daemonset/overlays/kind")
+    names = ["--name-a", "edge", "--name-b", "bank"]
+    run(previous / "adit", "link", world.edge.context, world.bank.context, *names, "--import", NAMESPACE)
+    run(previous / "adit", "export", f"{NAMESPACE}/fraud-bot", "--context", world.bank.context, "--to", "edge", "--allow", "support-bot")
+    eventually("the older build serves", lambda: served(world.edge))
+    before = kept(world)
+    upgrade = ["upgrade", *world.contexts(), "--image", "localhost/adit:dev"]
+    generation = lambda: [one.get("daemonset", "adit-node", "-n", SYSTEM)["metadata"]["generation"] for one in world.both]
+    generations = generation()
+    with Callers(world.edge) as load:
+        # Who installed by kubectl holds the fields.
+        refused = world.adit(*upgrade, "--yes", check=False)
+        check(refused.returncode in (0, 1), f"exit {refused.returncode}: {refused.stdout}{refused.stderr}")
+        if refused.returncode:
+            check("nothing was changed" in refused.stderr and "--force-conflicts" in refused.stderr, refused.stderr)
+            check(generation() == generations, "something was changed")
+            upgrade.append("--force-conflicts")
+        said = world.adit(*upgrade, "--dry-run")
+        check("~ DaemonSet adit-node" in said and "localhost/adit:dev" in said, said)
+        began = time.monotonic()
+        done = world.adit(*upgrade, "--yes")
+        seconds = time.monotonic() - began
+        time.sleep(5)
+    seen = load.seen
+    check(done.count("upgraded, controller and nodes are ready") == 2, done)
+    check(not seen["failures"] and seen["alive"] == seen["streams"], f"{load.say()}\n{seen['failures'][:5]}\n{seen['ended'][:5]}")
+    after = kept(world)
+    differing = [key for key in before if before[key] != after.get(key)]
+    check(not differing, f"changed: {[(key, before[key], after.get(key)) for key in differing]}")
+    again = world.adit("upgrade", *world.contexts(), "--dry-run")
+    check(again.count("0 objects are created, 0 changed") == 2, again)
+    versions = world.adit("version", *world.contexts())
+    return f"both clusters in {seconds:.0f} s: {load.say()}; {versions.strip().splitlines()[-1]}"
+
+
+def by_chart(world):
+    """The Helm chart installs, upgrades without a lost request, and removes all but the kinds."""
+    helm = shutil.which("helm") or os.environ.get("ADIT_HELM")
+    if not helm:
+        raise Skip("helm is not on PATH, and ADIT_HELM does not name it")
+    for cluster in world.both:
+        world.remove(cluster)
+    with tempfile.TemporaryDirectory() as folder:
+        chart = Path(folder) / "adit.tgz"
+        run(here("daemonset/chart/pack"), "--output", chart)
+
+        def release(verb, cluster, *args):
+            given = ["--set", "image.repository=localhost/adit", "--set", "image.tag=dev", "--set", f"cluster={cluster.name}"]
+            return run(helm, verb, "adit", chart, "--kube-context", cluster.context, "--namespace", "kube-system", *given, *args)
+
+        began = time.monotonic()
+        for cluster in world.both:
+            release("install", cluster)
+        world.link("--import", NAMESPACE)
+        world.installed()
+        world.export("fraud-bot", "--allow", "support-bot")
+        eventually("it is served", lambda: served(world.edge))
+        first = time.monotonic() - began
+        before = kept(world)
+        with Callers(world.edge) as load:
+            for cluster in world.both:
+                release("upgrade", cluster, "--set-string", "node.podAnnotations.adit-test=upgraded", "--set-string", "controller.podAnnotations.adit-test=upgraded")
+            # Old pods are waited for by no one: they may have an hour for their streams.
+            eventually("every node has the new annotation", lambda: all(annotated(one) for one in world.both), 120)
+            time.sleep(5)
+        seen = load.seen
+        check(not seen["failures"] and seen["alive"] == seen["streams"], f"{load.say()}\n{seen['failures'][:5]}\n{seen['ended'][:5]}")
+        check(kept(world) == before, f"was {before}, is {kept(world)}")
+        for cluster in world.both:
+            run(helm, "uninstall", "adit", "--kube-context", cluster.context, "--namespace", "kube-system", "--wait", "--timeout", "5m")
+    for cluster in world.both:
+        kinds = lambda: [name for name in leftovers(cluster) if not name.startswith("customresourcedefinition")]
+        eventually(f"nothing but the kinds is left in {cluster.name}", lambda: nothing(kinds()))
+    seconds = install_again(world)
+    return f"an answer {first:.0f} s after the first helm install; helm upgrade: {load.say()}; nothing left but kinds; installed again in {seconds:.0f} s"
+
+
+def annotated(cluster):
+    """True if the newest pod on each node, and each controller, is of the new manifests and ready."""
+    cluster.rolled_out(SYSTEM, "deployment/adit-controller")
+    pods = [one for one in cluster.get("pods", "-n", SYSTEM) if "deletionTimestamp" not in one["metadata"]]
+    new = [one for one in pods if one["metadata"].get("annotations", {}).get("adit-test") == "upgraded"]
+    is_ready = lambda one: any(of["type"] == "Ready" and of["status"] == "True" for of in one["status"].get("conditions", []))
+    ready = {one["spec"]["nodeName"] for one in new if is_ready(one) and one["metadata"]["name"].startswith("adit-node-")}
+    return ready == {name.split("/")[1] for name in cluster.names("nodes")}
 
 
 def unpack_previous(folder):

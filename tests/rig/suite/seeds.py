@@ -27,6 +27,8 @@ CLOSED_PORT = 8099
 # So long lives a CA that ends while somebody looks: what must be done with it before takes half of that.
 CA_SECONDS = 60
 NOT_THERE = {"adit-test/nowhere": "yes"}
+# The nodes' pods.
+NODES = "app.kubernetes.io/name=adit-node"
 
 
 def about(name):
@@ -181,6 +183,12 @@ def cut_inward(world, _):
     return dropped(world, ["edge-1"], addresses(world.bank), out=False)
 
 
+def small_packets(world, _):
+    """No packet of more than 1,100 bytes passes, and nobody is told."""
+    rules = [(chain, "-p", "udp", "--dport", "7843", "-m", "length", "--length", "1101:65535", "-j", "DROP") for chain in ("OUTPUT", "INPUT")]
+    return iptables(world, {"edge-1": rules})
+
+
 def link_key(cluster, other):
     return f"link-{other.name}.yaml"
 
@@ -263,8 +271,7 @@ def no_daemons(cluster):
         running = processes(world, its, "node")
         with chosen_away(its):
             # A pod that the API server knows no more is not started again.
-            pods = "app.kubernetes.io/name=adit-node"
-            its.kubectl("-n", SYSTEM, "delete", "pod", "-l", pods, "--grace-period=0", "--force")
+            its.kubectl("-n", SYSTEM, "delete", "pod", "-l", NODES, "--grace-period=0", "--force")
             for _, node, pid in running:
                 world.on(node, "kill", "-KILL", pid, check=False)
             yield time.time()
