@@ -1,11 +1,13 @@
 """Exports and imports of Services that are no plain ones: aliases, ExternalNames, what scales to zero, kagent's Agents."""
 
+import json
+import shlex
 import threading
 import time
 
 from . import agents
 from .agents import NAMESPACE, served
-from .cluster import check, condition, eventually
+from .cluster import check, condition, eventually, run
 from .faults import configure
 from .joining import TO_EDGE, service
 
@@ -103,6 +105,60 @@ def asked_for(world):
         world.adit("import", name, "--remove", "--context", edge.context)
     eventually("the Agent is gone, and its Service with it", lambda: gone(edge, ASKED, agents.AGENT_KIND) and gone(edge, ASKED))
     return "made with its description, filled, and gone with the import"
+
+
+def agents_of_others(world):
+    """A Service that went away with an Agent comes back while it is imported; a caller made before its tool is found, and touched as it is said."""
+    edge, name = world.edge, f"{NAMESPACE}/{ASKED}"
+    agents.define_agents(edge)
+    world.export("fraud-bot", "--as", ASKED, "--allow", "support-bot")
+    tools = [{"type": "Agent", "agent": {"name": ASKED}}]
+    message = f'failed to compile agent {NAMESPACE}/early-bot: Agent.kagent.dev "{ASKED}" not found'
+    refusal = {"conditions": [{"type": "Accepted", "status": "False", "reason": "ReconcileFailed", "message": message}]}
+    early = agents.thing(
+        "kagent.dev/v1alpha2", "Agent", "early-bot", spec={"type": "Declarative", "declarative": {"tools": tools}}, status=refusal,
+    )
+    edge.create(early)
+    world.adit("import", name, "--from", "bank", "--context", edge.context)
+    host = f"{ASKED}.{NAMESPACE}:{agents.PORT}"
+    try:
+        world.imported(ASKED)
+        eventually("it is served", lambda: card(edge, "support-bot", host))
+        # As kagent does with a Service that it finds under the name of its Agent.
+        agents.stub(edge, ASKED)
+        eventually("it is served with the Agent's Service", lambda: card(edge, "support-bot", host))
+        said = doctor(world, name, f"{NAMESPACE}/early-bot")
+        found = next(one for one in said["findings"] if one["outcome"] == "failed")
+        check(found["hop"] == "caller" and "does not look again" in found["seen"], said)
+        before = edge.get(agents.AGENT_KIND, "-n", NAMESPACE, "early-bot")["metadata"].get("labels", {})
+        run(*shlex.split(found["mend"]))
+        after = edge.get(agents.AGENT_KIND, "-n", NAMESPACE, "early-bot")["metadata"]["labels"]
+        check(after != before, after)
+        # kagent, which does see a label, accepts it now.
+        early["status"]["conditions"][0] |= {"status": "True", "message": ""}
+        edge.create(early)
+        check("early-bot" not in str(doctor(world, name, f"{NAMESPACE}/support-bot")["findings"]), "it is still said to be early")
+        edge.delete("-n", NAMESPACE, f"{agents.AGENT_KIND}/{ASKED}", f"deployment/{ASKED}")
+        eventually("kagent's Service is gone", lambda: not owned(edge, ASKED))
+        eventually("ours is back, and served", lambda: card(edge, "support-bot", host))
+    finally:
+        edge.delete("-n", NAMESPACE, agents.AGENT_KIND, "early-bot", ASKED)
+        edge.delete("-n", NAMESPACE, f"deployment/{ASKED}", f"serviceaccount/{ASKED}")
+        world.withdraw(ASKED)
+        world.adit("import", name, "--remove", "--context", edge.context)
+    eventually("its Service is gone", lambda: gone(edge, ASKED))
+    return f"served again by a Service of ours; {found['mend']!r}"
+
+
+def doctor(world, service, caller):
+    done = world.adit("doctor", service, *world.contexts(), "--from", caller, "--json", check=False)
+    return json.loads(done.stdout)[0]
+
+
+def owned(cluster, name) -> bool:
+    """True if the Service is still that of an Agent."""
+    return any("ownerReferences" in one["metadata"] and one["metadata"]["ownerReferences"][0]["kind"] == "Agent"
+               for one in cluster.get("services", "-n", NAMESPACE) if one["metadata"]["name"] == name)
 
 
 def card(cluster, pod, host, seconds=5) -> bool:

@@ -179,6 +179,21 @@ pub struct CallerFacts {
     pub pod: Option<PodFacts>,
     /// The NetworkPolicy of its namespace that does not let it reach the import.
     pub kept_in_by: Option<String>,
+    /// An Agent of kagent that names the import as a tool, and was made too early.
+    pub early: Option<EarlyAgent>,
+}
+
+/// An Agent of kagent that was refused since the Agent that it names as a tool was not there. kagent does not look again when
+/// that one appears, but when a label or the spec of the caller changes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EarlyAgent {
+    /// `NAMESPACE/NAME`.
+    pub name: String,
+    /// The reason that kagent gives.
+    pub message: String,
+    /// Its version as the API server has it, which becomes another with each change.
+    pub version: String,
 }
 
 /// The answer of the caller's node.

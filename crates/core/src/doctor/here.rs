@@ -104,6 +104,12 @@ fn is_ready(here: &ImportSide) -> bool {
 
 pub(super) fn caller(walk: &mut Walk<'_>) {
     let (hop, caller) = (DoctorHop::Caller, &walk.facts.caller);
+    if let Some((seen, mend, is_caller)) = made_too_early(walk) {
+        match is_caller {
+            true => return walk.fail(hop, seen, mend),
+            false => walk.note(hop, seen, Some(mend)),
+        }
+    }
     if let Some(why) = &caller.missing {
         let mend = format!(
             "name a caller: --from NAMESPACE/POD or NAMESPACE/SERVICEACCOUNT{}",
@@ -158,6 +164,25 @@ pub(super) fn caller(walk: &mut Walk<'_>) {
     let who = walk.account().unwrap_or("nobody that is known");
     let chosen = if caller.asked.is_empty() { " (chosen; --from names another)" } else { "" };
     walk.good(hop, format!("{from}{who}{chosen}"));
+}
+
+/// An Agent of kagent that was made before the import's, its mend, and whether it is the caller.
+fn made_too_early(walk: &Walk<'_>) -> Option<(String, String, bool)> {
+    let caller = &walk.facts.caller;
+    let early = caller.early.as_ref()?;
+    let (namespace, name) = early.name.split_once('/')?;
+    let seen = format!(
+        "Agent {} names {} as a tool, was made before there was such an Agent, and kagent does not look again: {}",
+        early.name, walk.facts.service, early.message
+    );
+    let mend = format!(
+        "kubectl{} -n {namespace} label agents.kagent.dev {name} adit.dev/touched=v{} --overwrite",
+        walk.here_option(),
+        early.version
+    );
+    // kagent names an Agent's account after it, unless told otherwise.
+    let is_caller = caller.missing.is_some() || caller.account.as_ref() == Some(&early.name);
+    Some((seen, mend, is_caller))
 }
 
 /// The addresses of the import as a range that a NetworkPolicy can name.

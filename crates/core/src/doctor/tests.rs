@@ -236,6 +236,19 @@ const HERE: &[FaultRow] = &[
         "adit upgrade --context kind-edge",
     ),
     (
+        "the caller's Agent was made before the import's",
+        |f| {
+            let message = "Agent.kagent.dev \"fraud-bot\" not found".to_owned();
+            let (name, version) = ("agents/support-bot".to_owned(), "12".to_owned());
+            f.caller.early = Some(facts::EarlyAgent { name, message, version });
+            f.caller.pod = None;
+            f.caller.missing = Some("there is no pod agents/support-bot".to_owned());
+        },
+        DoctorHop::Caller,
+        "does not look again",
+        "kubectl --context kind-edge -n agents label agents.kagent.dev support-bot adit.dev/touched=v12 --overwrite",
+    ),
+    (
         "no controller, before the import was taken up",
         |f| {
             of_here(f).installation.controller =

@@ -5,9 +5,11 @@
 //!
 //! * [`ClusterSite`]: a cluster that was asked, and Adit in it. `service`: a Service and what is behind it. `caller`: who
 //!   calls. `policies`: NetworkPolicies. `exec`: a question to a node's daemon. `card`: an agent's card.
+//!   `early`: Agents of kagent that were made before those that they name.
 
 mod caller;
 mod card;
+mod early;
 mod exec;
 mod policies;
 mod service;

@@ -13,7 +13,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::ResourceExt;
 use kube::api::ListParams;
 
-use super::{caller, card, exec, if_readable, policies, service};
+use super::{caller, card, early, exec, if_readable, policies, service};
 use crate::api::{Export, Import, NAMESPACE, NODE, ObjectStatus, Workloads, definitions};
 use crate::operator::context::{Context, ContextError};
 use crate::operator::pod_state::{NAME_LABEL, is_pod_ready};
@@ -182,6 +182,7 @@ impl ClusterSite {
         };
         caller.kept_in_by =
             Box::pin(policies::keeping_in(&self.context, &caller, &here.slices)).await?;
+        caller.early = Box::pin(early::early_agent(&self.context, service)).await?;
         Ok(caller)
     }
 
