@@ -19,8 +19,6 @@ from .faults import restart
 from .world import SYSTEM
 
 SERVICE = "fraud-bot"
-# Another name for it, which its card does not say.
-ALIAS = "other-fraud-bot"
 # Words of the mend where packets are lost.
 UDP = "UDP port 7843"
 CALLER = f"{NAMESPACE}/support-bot"
@@ -277,8 +275,6 @@ CASES = [
          then=[Case("the rest", "backend", None, "no pod in bank")]),
     Case("bank has unlinked edge, and the export is withdrawn", "link", pair(withdrawn, of(seeds.unlinked("bank", "edge"))), "bank has no link",
          then=[Case("the rest", "export", None, "does not export")]),
-    Case("a NetworkPolicy keeps the caller in, and another slice fills the Service", "caller", pair(kept_in, foreign), "only-dns", let_out,
-         then=[Case("the rest", "endpoints", None, "mesh.example")]),
     Case("the export is for others", "export-grant", for_others_there, "not for"),
     Case("the agent is scaled to nothing", "backend", pods_gone, "no pod in bank"),
     Case("nobody listens at the Service's port", "backend", of(seeds.nobody_listens), "nobody listens"),
@@ -290,7 +286,6 @@ CASES = [
     Network("UDP is lost both ways", "link", of(seeds.cut), "neither edge nor bank", UDP),
     Network("UDP from edge to bank is lost", "link", of(seeds.cut_outward), "from edge to bank are lost", UDP),
     Network("UDP from bank to edge is lost", "link", of(seeds.cut_inward), "from bank to edge are lost", UDP),
-    Network("packets of more than 1,100 bytes are lost", "link", of(seeds.small_packets), "neither edge nor bank", "1,228 bytes"),
 ]
 
 
@@ -338,44 +333,7 @@ def attempt(world, case):
         return said
 
 
-def doctor_notes(world):
-    """What is in nobody's way and yet to be looked at: a card whose URL leads elsewhere, a promise that cannot be kept; and one export, one link."""
-    lines = []
-    alias = f"{NAMESPACE}/{ALIAS}"
-    world.export(SERVICE, "--as", ALIAS, "--allow", "support-bot")
-    world.adit("import", alias, "--from", "bank", "--context", world.edge.context)
-    try:
-        world.imported(ALIAS)
-        found = eventually("it is answered", lambda: noted(world, alias))
-        said = [one["seen"] for one in found["findings"] if one["hop"] == "card" and one["outcome"] == "note"]
-        check(any(f"not {ALIAS}.{NAMESPACE}" in one for one in said), said)
-        [promised] = [one for one in found["findings"] if "promises push notifications" in one["seen"]]
-        lines += said
-        # The mend has two words to be replaced, and is two commands.
-        world.edge.create(*agents.webhook())
-        for command in promised["mend"].replace("NAMESPACE/WEBHOOK", f"{NAMESPACE}/webhook").split(", and "):
-            literally(world, command)
-        world.imported("webhook", world.bank)
-        eventually("the promise is kept", lambda: "promises push" not in str(noted(world, alias)["findings"]))
-    finally:
-        world.adit("import", f"{NAMESPACE}/webhook", "--remove", "--context", world.bank.context)
-        world.withdraw("webhook", world.edge)
-        world.edge.delete("-n", NAMESPACE, "service/webhook", "deployment/webhook")
-        world.withdraw(ALIAS)
-        world.adit("import", alias, "--remove", "--context", world.edge.context)
-    lines.append(alone(world))
-    return "; ".join(lines)
-
-
-def noted(world, service):
-    """The diagnosis of a Service that is answered, with its card."""
-    done = world.adit("doctor", service, *world.contexts(), "--from", CALLER, "--card", "--json", check=False)
-    [found] = json.loads(done.stdout)
-    check(done.returncode == 0, f"exit {done.returncode}: {first(found)}")
-    return found
-
-
-def alone(world):
+def doctor_alone(world):
     """An export and a link are well or not, each by itself."""
     def said(status, *args):
         done = world.adit("doctor", *args, "--json", check=False)

@@ -183,12 +183,6 @@ def cut_inward(world, _):
     return dropped(world, ["edge-1"], addresses(world.bank), out=False)
 
 
-def small_packets(world, _):
-    """No packet of more than 1,100 bytes passes, and nobody is told."""
-    rules = [(chain, "-p", "udp", "--dport", "7843", "-m", "length", "--length", "1101:65535", "-j", "DROP") for chain in ("OUTPUT", "INPUT")]
-    return iptables(world, {"edge-1": rules})
-
-
 def link_key(cluster, other):
     return f"link-{other.name}.yaml"
 

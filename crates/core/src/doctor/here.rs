@@ -104,11 +104,8 @@ fn is_ready(here: &ImportSide) -> bool {
 
 pub(super) fn caller(walk: &mut Walk<'_>) {
     let (hop, caller) = (DoctorHop::Caller, &walk.facts.caller);
-    if let Some((seen, mend, is_caller)) = made_too_early(walk) {
-        match is_caller {
-            true => return walk.fail(hop, seen, mend),
-            false => walk.note(hop, seen, Some(mend)),
-        }
+    if is_made_too_early(walk) {
+        return;
     }
     if let Some(why) = &caller.missing {
         let mend = format!(
@@ -164,6 +161,17 @@ pub(super) fn caller(walk: &mut Walk<'_>) {
     let who = walk.account().unwrap_or("nobody that is known");
     let chosen = if caller.asked.is_empty() { " (chosen; --from names another)" } else { "" };
     walk.good(hop, format!("{from}{who}{chosen}"));
+}
+
+/// True, and the walk has failed, if the caller is an Agent of kagent that was made before the import's. Another Agent of that
+/// kind is only noted.
+fn is_made_too_early(walk: &mut Walk<'_>) -> bool {
+    let Some((seen, mend, is_caller)) = made_too_early(walk) else { return false };
+    match is_caller {
+        true => walk.fail(DoctorHop::Caller, seen, mend),
+        false => walk.note(DoctorHop::Caller, seen, Some(mend)),
+    }
+    is_caller
 }
 
 /// An Agent of kagent that was made before the import's, its mend, and whether it is the caller.

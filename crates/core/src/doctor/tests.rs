@@ -240,7 +240,7 @@ const HERE: &[FaultRow] = &[
         |f| {
             let message = "Agent.kagent.dev \"fraud-bot\" not found".to_owned();
             let (name, version) = ("agents/support-bot".to_owned(), "12".to_owned());
-            f.caller.early = Some(facts::EarlyAgent { name, message, version });
+            f.caller.early = Some(EarlyAgent { name, message, version });
             f.caller.pod = None;
             f.caller.missing = Some("there is no pod agents/support-bot".to_owned());
         },

@@ -1,13 +1,18 @@
 //! An agent's card, fetched through the API server of the agent's own cluster.
 
+use std::time::Duration;
+
 use adit_core::doctor::facts::CardFacts;
 use adit_core::name::ServiceName;
 use serde_json::Value;
+use tokio::time::timeout;
 
 use crate::operator::context::Context;
 
 /// Where agents have their cards: the present place, and that of the older protocol.
 const PATHS: [&str; 2] = [".well-known/agent-card.json", ".well-known/agent.json"];
+/// The longest wait for a card.
+const CARD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most URLs of a card that are looked at.
 const MAX_URLS: usize = 16;
 
@@ -24,9 +29,15 @@ pub(super) async fn fetch(
             service.namespace,
             service.name()
         );
-        match context.get_text(&target, path).await {
-            Ok(text) => return read(&text),
-            Err(error) => last = error.to_string(),
+        // The API server may not reach pods, and says nothing then for as long as somebody waits.
+        match timeout(CARD_TIMEOUT, context.get_text(&target, path)).await {
+            Ok(Ok(text)) => return read(&text),
+            Ok(Err(error)) => last = error.to_string(),
+            Err(_) => {
+                let seconds = CARD_TIMEOUT.as_secs();
+                last = format!("the API server has got none from the agent within {seconds} s");
+                break;
+            }
         }
     }
     CardFacts { error: Some(last), ..CardFacts::default() }
