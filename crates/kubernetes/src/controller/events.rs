@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use adit_core::admission::rate_limit::{RateLimit, TokenBucket};
 use adit_runtime::Tasks;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
@@ -29,6 +30,10 @@ const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
 const REPEAT_BURST: u32 = 3;
 /// From a failed write of an Event to the next attempt.
 const RETRY_BACKOFF: Duration = Duration::from_secs(20);
+
+/// Events about the objects of one namespace, and log lines about them: a tenant may have thousands of Services that are
+/// wrong, and word what is wrong with each anew as often as he writes. The rest is written as time passes.
+const ALLOWED_OF_NAMESPACE: RateLimit = RateLimit { burst: 50, per_second: 1 };
 
 /// The object of a warning, its reason, and its cause if it has one.
 type WarningKey = (Option<String>, Option<String>, Option<String>, String, Option<String>);
@@ -78,6 +83,16 @@ pub(super) struct EventReporter {
     post: mpsc::Sender<ObjectWarning>,
     written: mpsc::Receiver<(ObjectWarning, bool)>,
     topics: BTreeMap<WarningKey, ReportedWarning>,
+    began: Instant,
+    /// By namespace, of those with warnings.
+    rates: BTreeMap<Option<String>, NamespaceRate>,
+}
+
+/// The rates of what is written about the objects of one namespace.
+#[derive(Debug, Default)]
+struct NamespaceRate {
+    events: TokenBucket,
+    lines: TokenBucket,
 }
 
 impl EventReporter {
@@ -87,14 +102,22 @@ impl EventReporter {
         let (post, posted) = mpsc::channel(MAX_PENDING);
         let (say, written) = mpsc::channel(MAX_PENDING);
         tasks.spawn("writing Events", write_events(client, instance, posted, say));
-        Self { post, written, topics: BTreeMap::new() }
+        Self::with(post, written)
+    }
+
+    fn with(
+        post: mpsc::Sender<ObjectWarning>,
+        written: mpsc::Receiver<(ObjectWarning, bool)>,
+    ) -> Self {
+        let (topics, rates) = (BTreeMap::new(), BTreeMap::new());
+        Self { post, written, topics, began: Instant::now(), rates }
     }
 
     /// Writes what is new among the present warnings, and again what lasts. A warning that has
     /// ended may be written again later. One that could not be written yet still is, though it is
     /// over: a refused certificate, for instance, is a warning for one pass only.
     pub(super) fn report(&mut self, complaints: &[ObjectWarning]) {
-        let now = Instant::now();
+        let (now, since) = (Instant::now(), self.began.elapsed());
         self.count_written(now);
         let mut lasting = BTreeSet::new();
         for complaint in complaints {
@@ -113,7 +136,8 @@ impl EventReporter {
                 continue;
             }
             let next = due.filter(|due| !is_new && *due > now).unwrap_or(now);
-            if next == now {
+            let rate = self.rates.entry(about.namespace.clone()).or_default();
+            if next == now && rate.lines.try_take(since, ALLOWED_OF_NAMESPACE) {
                 tracing::warn!(
                     about = about.name,
                     namespace = about.namespace,
@@ -141,16 +165,29 @@ impl EventReporter {
             telling.lasts = lasting.contains(topic);
             telling.lasts || now < kept_until
         });
+        self.post_due(now);
+    }
+
+    /// Hands over the Events that are to be written now.
+    fn post_due(&mut self, now: Instant) {
+        let since = self.began.elapsed();
         for telling in self.topics.values_mut() {
             let is_over = telling.written && !telling.lasts;
             if is_over || telling.next.is_none_or(|next| now < next) {
                 continue;
             }
-            // If too many wait to be written, it is written in a later pass.
+            // If too many wait to be written, or its namespace has had many, it is written in a later pass.
             let Ok(place) = self.post.try_reserve() else { break };
+            let namespace = telling.complaint.about.namespace.clone();
+            let rate = self.rates.entry(namespace).or_default();
+            if !rate.events.try_take(since, ALLOWED_OF_NAMESPACE) {
+                continue;
+            }
             place.send(telling.complaint.clone());
             telling.next = None;
         }
+        let named: BTreeSet<_> = self.topics.keys().map(|(_, namespace, ..)| namespace).collect();
+        self.rates.retain(|namespace, _| named.contains(namespace));
     }
 
     /// Takes down which Events were written since the last pass, and which could not be.
@@ -192,4 +229,61 @@ fn warning_event(instance: &str, complaint: &ObjectWarning) -> (String, Event) {
         ..Event::default()
     };
     (namespace, event)
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::ObjectReference;
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn warning(namespace: &str, nth: usize, note: &str) -> ObjectWarning {
+        let about = ObjectReference {
+            kind: Some("Service".into()),
+            namespace: Some(namespace.into()),
+            name: Some(format!("bot-{nth}")),
+            ..ObjectReference::default()
+        };
+        ObjectWarning { about, reason: "Wrong".into(), cause: None, note: note.into() }
+    }
+
+    /// The Events of one pass, by namespace: those of `loud` and all others. All are written.
+    fn pass(
+        reporter: &mut EventReporter,
+        posted: &mut mpsc::Receiver<ObjectWarning>,
+        say: &mpsc::Sender<(ObjectWarning, bool)>,
+        all: &[ObjectWarning],
+    ) -> (usize, usize) {
+        reporter.report(all);
+        let mut counts = (0, 0);
+        while let Ok(event) = posted.try_recv() {
+            let is_loud = event.about.namespace.as_deref() == Some("loud");
+            *(if is_loud { &mut counts.0 } else { &mut counts.1 }) += 1;
+            say.try_send((event, true)).unwrap();
+        }
+        counts
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_with_thousands_of_warnings_that_change_has_one_event_a_second_and_others_theirs()
+     {
+        let (post, mut posted) = mpsc::channel(MAX_PENDING);
+        let (say, written) = mpsc::channel(MAX_PENDING);
+        let mut reporter = EventReporter::with(post, written);
+        let mut loud_and_other = (0, 0);
+        for second in 0..60 {
+            let note = format!("{second}");
+            let mut all: Vec<_> = (0..1000).map(|nth| warning("loud", nth, &note)).collect();
+            all.push(warning("quiet", second, ""));
+            for _ in 0..4 {
+                let (loud, other) = pass(&mut reporter, &mut posted, &say, &all);
+                loud_and_other = (loud_and_other.0 + loud, loud_and_other.1 + other);
+            }
+            advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(loud_and_other, (50 + 59, 60));
+        let rates = reporter.rates.len();
+        assert_eq!(rates, 2);
+    }
 }
