@@ -16,11 +16,13 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use adit_core::code::Code;
+use adit_core::fault::BackendFault;
 use adit_core::name::{ClusterName, Namespace, NodeName};
 use adit_core::policy::{Permit, Source, Target};
 use adit_core::spiffe::Workload;
@@ -314,12 +316,26 @@ impl Flow {
             let is_refused = self.is_refused(code);
             match &self.end {
                 Err(failure) if is_refused || code == Code::OverBudget => {
-                    table.recent.note(asker, known, &failure.reason, Instant::now());
+                    let reason = self.local_reason(failure);
+                    table.recent.note(asker, known, &reason, Instant::now());
                 }
                 Ok(()) | Err(_) if self.is_answered => table.recent.served(&asker),
                 // The source gave up, or the node went away: nothing is known of who would have been served.
                 Ok(()) | Err(_) => {}
             }
+        }
+    }
+
+    /// The reason as this node's own operator is told it: with the backend that was dialled in vain.
+    fn local_reason<'a>(&self, failure: &'a FlowFailure) -> Cow<'a, str> {
+        let dialled = self.workload.filter(|_| {
+            self.direction == Direction::Inbound
+                && BackendFault::from_code(failure.code).is_some()
+                && !failure.reason.is_empty()
+        });
+        match dialled {
+            Some(dialled) => format!("{} ({dialled})", failure.reason).into(),
+            None => failure.reason.as_str().into(),
         }
     }
 
@@ -337,7 +353,7 @@ impl Flow {
         if let Err(failure) = &self.end {
             group.refused += u64::from(is_refused);
             group.failed += u64::from(!is_refused);
-            group.last_failure = Some((failure.code, failure.reason.clone()));
+            group.last_failure = Some((failure.code, self.local_reason(failure).into_owned()));
         }
     }
 }

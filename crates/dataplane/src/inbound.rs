@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::code::Code;
+use adit_core::fault::BackendFault;
+use adit_core::name::ServiceName;
 use adit_core::policy::{self, Permit, Source};
 use adit_core::routing;
 use adit_core::snapshot::{Backend, Snapshot};
@@ -17,6 +19,7 @@ use adit_core::wire::header::{StreamAnswer, StreamHeader, StreamProbe};
 use adit_transport::links::ServeOutcome;
 use adit_transport::{PeerInfo, PeerStream, RecvStream, SendError, SendStream, ServeStream};
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::backends::dial_failure;
@@ -211,13 +214,29 @@ async fn accept<N: TcpNetwork>(
     flow.peer = Some((stream.peer.cluster.clone(), stream.peer.node.clone()));
     let snapshot = data_path.current_snapshot();
     let (own, clusters) = (&snapshot.local.cluster, snapshot.links.len());
-    flow.admit_peer(&stream.peer.cluster, own, data_path.limits.streams_per_peer, clusters)?;
+    let limit = data_path.limits.streams_per_peer;
+    if let Err(refused) = flow.admit_peer(&stream.peer.cluster, own, limit, clusters) {
+        attribute_refused(&snapshot, stream, flow);
+        return Err(refused.into());
+    }
     drop(snapshot);
     let (header, first_bytes) = timeout(data_path.limits.header_deadline, header(&mut stream.recv))
         .await
         .unwrap_or_else(|_| Err(Code::HeaderTimeout.into()))?;
     flow.id = header.flow.unwrap_or_default();
     Ok((header, first_bytes))
+}
+
+/// Attributes a stream that is refused before it is read, so that it is told who meets a limit, and for what: by the
+/// header, if that has come already. Nobody waits for it.
+fn attribute_refused(now: &Snapshot, stream: &mut PeerStream, flow: &mut Flow) {
+    let Some(Ok((header, _))) = header(&mut stream.recv).now_or_never() else { return };
+    if header.probe.is_some() {
+        flow.mark_probe();
+    }
+    flow.id = header.flow.unwrap_or_default();
+    let source = asserted_source(&stream.peer, &header, flow);
+    attribute(now, &header, &source, flow);
 }
 
 async fn header(recv: &mut RecvStream) -> Result<(StreamHeader, Bytes), Unreached> {
@@ -325,7 +344,7 @@ async fn pick_and_dial<N: TcpNetwork>(
     flow: &mut Flow,
 ) -> Result<N::Stream, FlowFailure> {
     let backends = pick(data_path, snapshot, permit)?;
-    dial(data_path, snapshot, &backends, flow).await
+    dial(data_path, snapshot, &permit.target().service, &backends, flow).await
 }
 
 /// Picks the backends to try: this node's own first. Where none answers, the reason is how the last dial failed.
@@ -339,10 +358,12 @@ fn pick<N: TcpNetwork>(
         .map_err(|code| FlowFailure::new(code, format!("{}: {}", target.service, code.text())))
 }
 
-/// Dials until a backend answers. The source's first bytes wait meanwhile, so none has been delivered.
+/// Dials until a backend answers. The source's first bytes wait meanwhile, so none has been delivered. The failure
+/// is told to the peer: it names the service, and no address.
 async fn dial<N: TcpNetwork>(
     data_path: &DataPath<N>,
     snapshot: &Snapshot,
+    service: &ServiceName,
     backends: &[Backend],
     flow: &mut Flow,
 ) -> Result<N::Stream, FlowFailure> {
@@ -364,7 +385,14 @@ async fn dial<N: TcpNetwork>(
                     data_path.context.backends.record_dial(backend.address, Err(failure.clone()));
                 }
                 flow.retries += 1;
-                last = failure;
+                last = match BackendFault::from_code(failure.code) {
+                    Some(fault) => {
+                        let (from, why) = (&snapshot.local.cluster, fault.description());
+                        let reason = format!("no backend of {service} in {from} answers: {why}");
+                        FlowFailure::new(failure.code, reason)
+                    }
+                    None => failure,
+                };
             }
         }
     }

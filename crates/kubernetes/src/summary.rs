@@ -5,11 +5,13 @@
 //! items, names and bytes is bounded, whatever nodes report.
 
 mod exports;
+mod totals;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use self::exports::{ExportsSummary, FailingPort};
+pub use self::totals::RefusalTotals;
 use adit_core::code::Code;
 use adit_core::name::NodeName;
 use adit_core::text::shorten;

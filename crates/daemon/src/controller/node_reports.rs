@@ -14,7 +14,7 @@ use adit_core::code::Code;
 use adit_core::name::NodeName;
 use adit_core::snapshot::Snapshot;
 use adit_core::wire::report::ReportQuestion;
-use adit_kubernetes::summary::{NodeAnswer, NodesSummary, SummaryItem};
+use adit_kubernetes::summary::{NodeAnswer, NodesSummary, RefusalTotals, SummaryItem};
 use adit_transport::Links;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -54,7 +54,7 @@ pub(super) async fn poll_nodes(
     let mut known = KnownAnswers::default();
     let (mut asking, mut asked) = (JoinSet::new(), BTreeSet::new());
     let slots = Arc::new(Semaphore::new(MAX_CONCURRENT));
-    let mut unserved = Vec::new();
+    let (mut unserved, mut totals) = (Vec::new(), RefusalTotals::default());
     loop {
         let began = Instant::now();
         let nodes: BTreeSet<NodeName> = snapshot.borrow().siblings.keys().cloned().collect();
@@ -70,9 +70,10 @@ pub(super) async fn poll_nodes(
             asking.spawn(ask_node(links.clone(), Arc::clone(&slots), node, question.clone()));
         }
         // Each node that does not dial what is silent at home hears of it with its next question.
-        let publish = |known: &KnownAnswers| {
+        let mut publish = |known: &KnownAnswers| {
             let now = std::time::SystemTime::now().try_into().unwrap_or_default();
-            let newest = NodesSummary::from_answers(&known.answers, now);
+            let mut newest = NodesSummary::from_answers(&known.answers, now);
+            totals.apply(&mut newest);
             let unserved = newest.exports.unserved_at_home(newest.answered);
             summary.send_replace(Arc::new(newest));
             unserved

@@ -18,7 +18,8 @@ pub(crate) fn dial_failure(backend: SocketAddr, error: &io::Error) -> (FlowFailu
         Kind::PermissionDenied => (Code::BackendUnreachable, false),
         // Out of descriptors, ports or memory. Nothing was delivered, and another node may have some.
         _ => {
-            let reason = format!("this node cannot dial backend {backend}: {error}{}", hint(error));
+            // A peer is told this, and addresses of this cluster are none of its business.
+            let reason = format!("this node cannot dial a backend: {error}{}", hint(error));
             return (FlowFailure::new(Code::OverLimit, reason), false);
         }
     };

@@ -1,9 +1,11 @@
 //! Flows that were refused of late, by target, source and reason: what status says while callers are refused. Those
 //! that were reset for their memory are among them: that is how it is said who takes too much of it.
 //!
-//! A series ends when its source is served again. It is shown for [`SHOWN_LIFETIME`] after its last refusal, or for twice
+//! A series ends when its source is served again; if it is refused again soon after, some of its connections are served and
+//! some are not, and the series goes on. It is shown for [`SHOWN_LIFETIME`] after its last refusal, or for twice
 //! as long as its source last paused between two of them, so that one that asks now and then does not come and go; and
-//! it is forgotten after [`RECENT_LIFETIME`]. How much is kept is bounded whatever a tenant or a peer asks for: sources beyond [`MAX_SOURCES`] of one target are
+//! it is forgotten after [`RECENT_LIFETIME`]. While connections to a target are refused for one reason, their number
+//! never falls from one account to the next: what series that ended have counted is told without a source. How much is kept is bounded whatever a tenant or a peer asks for: sources beyond [`MAX_SOURCES`] of one target are
 //! counted together, as are series beyond [`MAX_SERIES`], of which one peer cluster fills no more than
 //! [`MAX_INBOUND`].
 
@@ -42,10 +44,29 @@ struct RefusalTally {
     /// The pause of the source before its last one.
     pause: Duration,
     reason: String,
+    /// The source was served since the last.
+    was_served: bool,
+    /// The source was served between two of them: that it was served once more ends nothing.
+    is_mixed: bool,
+}
+
+/// Refusals of one target for one reason, as they were told.
+type TargetReason = (Direction, ClusterName, Target, Code);
+
+/// The number that was told of a target and reason, so that it never falls.
+#[derive(Debug, Clone, Copy)]
+struct ToldTotal {
+    total: u64,
+    /// The sum over series, when it was told.
+    sum: u64,
+    first: Instant,
 }
 
 impl RefusalTally {
     fn is_shown(&self, now: Instant) -> bool {
+        if self.was_served && !self.is_mixed {
+            return false;
+        }
         let lifetime = SHOWN_LIFETIME.max(self.pause * 2).min(RECENT_LIFETIME);
         now.saturating_duration_since(self.last) < lifetime
     }
@@ -57,6 +78,7 @@ pub(super) struct RecentRefusals {
     all: BTreeMap<RefusalKey, BTreeMap<Code, RefusalTally>>,
     /// Those for which there was no place, and when the last was.
     others: Option<(u64, Instant)>,
+    told: BTreeMap<TargetReason, ToldTotal>,
 }
 
 impl RecentRefusals {
@@ -64,6 +86,7 @@ impl RecentRefusals {
     pub(super) fn note(&mut self, mut asker: RefusalKey, code: Code, reason: &str, now: Instant) {
         if !self.has_room(&mut asker) {
             self.forget(now);
+            self.forget_served();
             if !self.has_room(&mut asker) {
                 let (count, last) = self.others.get_or_insert((0, now));
                 (*count, *last) = (*count + 1, now);
@@ -72,10 +95,17 @@ impl RecentRefusals {
         }
         let first = || {
             let (pause, reason) = (Duration::ZERO, String::new());
-            RefusalTally { count: 0, first: now, last: now, pause, reason }
+            let (was_served, is_mixed) = (false, false);
+            RefusalTally { count: 0, first: now, last: now, pause, reason, was_served, is_mixed }
         };
         let series = self.all.entry(asker).or_default().entry(code).or_insert_with(first);
-        series.pause = now.saturating_duration_since(series.last);
+        let pause = now.saturating_duration_since(series.last);
+        if series.was_served && pause >= SHOWN_LIFETIME {
+            *series = first();
+        } else if series.was_served {
+            (series.was_served, series.is_mixed) = (false, true);
+        }
+        series.pause = pause;
         (series.count, series.last) = (series.count + 1, now);
         reason.clone_into(&mut series.reason);
     }
@@ -84,9 +114,9 @@ impl RecentRefusals {
     /// some and serve others.
     pub(super) fn served(&mut self, asker: &RefusalKey) {
         let Some(series) = self.all.get_mut(asker) else { return };
-        series.retain(|code, _| matches!(code, Code::OverLimit | Code::OverBudget));
-        if series.is_empty() {
-            self.all.remove(asker);
+        let is_limit = |code: &Code| matches!(code, Code::OverLimit | Code::OverBudget);
+        for (_, series) in series.iter_mut().filter(|(code, _)| !is_limit(code)) {
+            series.was_served = true;
         }
     }
 
@@ -115,8 +145,48 @@ impl RecentRefusals {
                 },
             })
             .collect();
+        self.complete(&mut all, now);
         all.sort_by_key(|series| (series.is_inbound, std::cmp::Reverse(series.count)));
         (all, self.others.map_or(0, |(count, _)| count))
+    }
+
+    /// Adds what series that are not shown any more have counted, to the one without a source.
+    fn complete(&mut self, all: &mut Vec<RefusalSeries>, now: Instant) {
+        let mut sums: BTreeMap<TargetReason, Vec<RefusalSeries>> = BTreeMap::new();
+        for series in all.drain(..) {
+            let direction =
+                if series.is_inbound { Direction::Inbound } else { Direction::Outbound };
+            let (cluster, target) = (series.cluster.clone(), series.target.clone());
+            sums.entry((direction, cluster, target, series.code)).or_default().push(series);
+        }
+        self.told.retain(|key, _| sums.contains_key(key));
+        for (key, mut group) in sums {
+            let sum = group.iter().map(|series| series.count).sum();
+            let first_ms = group.iter().map(|series| series.first_ms).max().unwrap_or_default();
+            let first = now.checked_sub(Duration::from_millis(first_ms)).unwrap_or(now);
+            let told = self.told.entry(key).or_insert(ToldTotal { total: sum, sum, first });
+            told.total = told.total.saturating_add(sum.saturating_sub(told.sum));
+            (told.sum, told.first) = (sum, told.first.min(first));
+            let ended = told.total.saturating_sub(sum);
+            let first_ms = now.saturating_duration_since(told.first).as_millis();
+            let first_ms = u64::try_from(first_ms).unwrap_or(u64::MAX);
+            let newest = group.iter().min_by_key(|series| series.last_ms).cloned();
+            if ended > 0 {
+                match group.iter_mut().find(|series| series.source.is_none()) {
+                    Some(nameless) => {
+                        nameless.count = nameless.count.saturating_add(ended);
+                        nameless.first_ms = nameless.first_ms.max(first_ms);
+                    }
+                    None => group.extend(newest.map(|newest| RefusalSeries {
+                        source: None,
+                        count: ended,
+                        first_ms,
+                        ..newest
+                    })),
+                }
+            }
+            all.append(&mut group);
+        }
     }
 
     /// True if there is room for the asker; one whose source is one too many is counted without it.
@@ -137,6 +207,14 @@ impl RecentRefusals {
         let is_full = direction == Direction::Inbound
             && self.all.keys().filter(of_peer).count() >= MAX_INBOUND;
         !is_full && self.all.len() < MAX_SERIES
+    }
+
+    /// Whoever is served leaves his place to those who are not.
+    fn forget_served(&mut self) {
+        self.all.retain(|_, codes| {
+            codes.retain(|_, series| !series.was_served || series.is_mixed);
+            !codes.is_empty()
+        });
     }
 
     fn forget(&mut self, now: Instant) {
@@ -211,6 +289,58 @@ mod tests {
         assert_eq!(shown(27), ["agents/a2"]);
         assert_eq!(shown(59), ["agents/a2"], "it asks every fifteen");
         assert_eq!(shown(60), [""; 0]);
+    }
+
+    /// The number of outbound refusals that are told in each second, while refusals go on.
+    fn told_totals(
+        seconds: u32,
+        mut happens: impl FnMut(&mut RecentRefusals, u32, Instant),
+    ) -> Vec<u64> {
+        let (mut all, begin) = (RecentRefusals::default(), Instant::now());
+        let mut totals = Vec::new();
+        for second in 0..seconds {
+            let now = begin + second * STEP_INTERVAL;
+            happens(&mut all, second, now);
+            totals.push(all.recent(now).0.iter().map(|series| series.count).sum());
+        }
+        totals
+    }
+
+    #[test]
+    fn the_count_never_falls_while_refusals_go_on() {
+        let of = |source| asker(Direction::Outbound, 1, Some(source));
+        let refuse = |all: &mut RecentRefusals, source, now| {
+            all.note(of(source), Code::BackendRefused, "", now);
+        };
+        // One backend of two answers: every second connection of a source is served.
+        let halves = told_totals(120, |all, _, now| {
+            refuse(all, 1, now);
+            all.served(&of(1));
+            refuse(all, 1, now);
+        });
+        // Sources come, give up, and are served, while one goes on.
+        let changing = told_totals(300, |all, second, now| {
+            refuse(all, 0, now);
+            let source = 1 + second as usize / 20;
+            match second % 20 {
+                0..5 => refuse(all, source, now),
+                10 if source % 2 == 0 => all.served(&of(source)),
+                _ => {}
+            }
+        });
+        for (totals, least) in [(halves, 240), (changing, 300)] {
+            assert!(totals.is_sorted(), "{totals:?}");
+            assert!(totals.last() >= Some(&least), "{totals:?}");
+        }
+    }
+
+    #[test]
+    fn a_source_that_is_served_for_a_while_begins_anew() {
+        let totals = told_totals(40, |all, second, now| match second {
+            0..10 | 30..40 => all.note(asker(Direction::Outbound, 1, None), Code::Denied, "", now),
+            _ => all.served(&asker(Direction::Outbound, 1, None)),
+        });
+        assert_eq!((totals[9], totals[10], totals[29], totals[39]), (10, 0, 0, 10), "{totals:?}");
     }
 
     #[test]

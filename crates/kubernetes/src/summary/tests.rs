@@ -141,3 +141,24 @@ fn releases_are_counted_and_the_number_of_them_is_bounded() {
     assert_eq!(summary.releases.len(), MAX_RELEASES + 1);
     assert_eq!(summary.releases[OTHER_RELEASES], 100 - MAX_RELEASES);
 }
+
+#[test]
+fn the_count_of_refused_connections_never_falls_while_they_are_refused() {
+    let mut totals = RefusalTotals::default();
+    let mut told = |counts: &[u64]| {
+        let report = |count: &u64| NodeReport {
+            refusals: vec![denied("x", "a", *count)],
+            ..NodeReport::default()
+        };
+        let reports = counts.iter().map(report).collect();
+        let mut summary = NodesSummary::from_answers(&answers(reports), now());
+        totals.apply(&mut summary);
+        summary.items.first().and_then(|item| item.refused.as_ref()).map(|refused| refused.count)
+    };
+    assert_eq!(told(&[100, 7]), Some(107));
+    assert_eq!(told(&[110]), Some(110), "one of two nodes has had no more for a while");
+    assert_eq!(told(&[5]), Some(110), "it began anew");
+    assert_eq!(told(&[6, 2]), Some(113));
+    assert_eq!(told(&[]), None);
+    assert_eq!(told(&[4]), Some(4), "what has ended is over");
+}
