@@ -59,6 +59,10 @@ impl BackendFault {
     }
 }
 
+/// The question to ask about a ready pod that does not answer in time.
+pub const NETWORK_POLICY_HINT: &str =
+    "it is Ready and does not answer: does a NetworkPolicy keep nodes out?";
+
 /// Which backends answer: the results of this node's own dials, and in `unserved` what other nodes reported.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BackendStates {

@@ -1,10 +1,14 @@
 //! The rules by which a Service and its EndpointSlices are read, the same for controller, nodes and commands.
 
+use adit_core::text::shorten;
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kube::ResourceExt;
 
 use crate::api::SLICE_MANAGED_BY;
+
+/// The longest text of a selector, in bytes: it is a tenant's.
+const MAX_SELECTOR_LEN: usize = 200;
 
 /// Returns the TCP ports of a Service.
 pub(crate) fn tcp_ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
@@ -24,6 +28,15 @@ pub(crate) fn why_unfillable(service: &Service) -> Option<&'static str> {
     // Its clients would connect to the addresses in our slice with the Service's port, not with
     // ours.
     why_unusable(service).or_else(|| headless.then_some("it has no cluster IP"))
+}
+
+/// Returns the labels by which a Service selects pods, as `kubectl get --selector` takes them, cut if it is long; `None`
+/// if it selects none.
+pub(crate) fn selector_text(service: &Service) -> Option<String> {
+    let selector = service.spec.as_ref()?.selector.as_ref()?;
+    let all: Vec<_> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let text = all.join(",");
+    (!text.is_empty()).then(|| shorten(&text, MAX_SELECTOR_LEN).into_owned())
 }
 
 /// Returns whether we wrote this slice.

@@ -170,7 +170,8 @@ mod tests {
     }
 
     fn fault(target: Target, fault: Option<BackendFault>) -> ExportFault {
-        ExportFault { target, is_whole_export: true, fault, total: 3, here: 1 }
+        let backend = Some("10.244.1.5:8080".parse().unwrap());
+        ExportFault { target, is_whole_export: true, fault, total: 3, here: 1, backend }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use adit_core::code::Code;
-use adit_core::fault::BackendFault;
+use adit_core::fault::{BackendFault, NETWORK_POLICY_HINT};
 use adit_core::name::ServiceName;
 use adit_core::policy::{Target, WorkloadPattern};
 use adit_core::snapshot::{self, Snapshot};
@@ -285,7 +285,12 @@ fn export_reason(
         let Some(last) = down.into_iter().find_map(|b| b.last_dial.as_ref()) else {
             return Some(Reason::new(Code::NoBackend, "no backend answers"));
         };
-        let sentence = format!("no backend answers: {}", last.sentence);
+        let mut sentence = format!("no backend answers: {}", last.sentence);
+        // What is written into a file is ready because somebody says so.
+        let is_pod = port.backends.iter().any(|backend| !backend.explicit);
+        if last.code == Code::BackendTimeout.name() && is_pod {
+            sentence += &format!("; {NETWORK_POLICY_HINT}");
+        }
         return Some(Reason { code: last.code.clone(), sentence });
     }
     let here = snapshot.local.node.as_str();

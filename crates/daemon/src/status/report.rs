@@ -1,6 +1,7 @@
 //! From the status document to the report that a node gives its cluster's controller.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 use adit_core::code::Code;
@@ -11,8 +12,8 @@ use adit_core::wire::report::{
 };
 
 use super::{
-    Backend, BackendState, Export, ExportPort, LinkHealth, Reason, StatusDocument, StatusSeverity,
-    duplicates,
+    Backend, BackendState, Export, ExportPort, Link, LinkHealth, Reason, StatusDocument,
+    StatusProblem, StatusSeverity, duplicates,
 };
 
 /// Of what the document says of the node itself, the parts that its controller cannot see.
@@ -48,7 +49,9 @@ pub fn node_report(
     for problem in &status.problems {
         // Whose name it is has to mend it; this node goes on.
         let link = problem.about.strip_prefix("link ").map(str::parse);
-        if let (duplicates::CODE, Some(Ok(cluster))) = (&*problem.reason.code, link) {
+        let is_double = problem.reason.code == duplicates::CODE;
+        let is_of_link = is_double || is_of_link_in_use(status, problem);
+        if let Some(Ok(cluster)) = link.filter(|_| is_of_link) {
             add(TroubleSubject::Link(cluster), false, &problem.reason);
         }
         let is_told = NODE_PARTS.contains(&problem.about.as_str())
@@ -70,6 +73,18 @@ pub fn node_report(
     let (exports, is_cut) = export_faults(status);
     let version = status.node.version.clone();
     NodeReport { troubles, refusals, others, exports, is_truncated: is_cut, version }
+}
+
+/// True if a link can be used, and something is the matter with it: a limit of this node that its cluster meets, or what
+/// is left out of a view. Why it cannot be used, or not well, is told with its state.
+fn is_of_link_in_use(status: &StatusDocument, problem: &StatusProblem) -> bool {
+    let is_state = |link: &Link| {
+        problem.about == format!("link {}", link.cluster)
+            && link.reason.as_ref().is_some_and(|reason| reason.code == problem.reason.code)
+    };
+    problem.severity == StatusSeverity::Warning
+        && !status.node.draining
+        && !status.links.iter().any(is_state)
 }
 
 /// The exports that no backend answers for, as far as one report has room, and whether there are more. Namespaces take
@@ -114,20 +129,25 @@ fn export_fault(export: &Export, port: &ExportPort, node: &str) -> Option<Export
         return None;
     }
     let seen = here.iter().chain(elsewhere.iter().filter(|_| is_whole));
-    let fault = seen.map(|backend| match (backend.state, &backend.last_dial) {
-        (BackendState::Forbidden, _) => BackendFault::Forbidden,
-        (_, Some(dial)) => {
-            BackendFault::from_code(code(&dial.code)).unwrap_or(BackendFault::Unreachable)
-        }
-        (_, None) => BackendFault::Unreachable,
+    let fault = seen.map(|backend| {
+        let fault = match (backend.state, &backend.last_dial) {
+            (BackendState::Forbidden, _) => BackendFault::Forbidden,
+            (_, Some(dial)) => {
+                BackendFault::from_code(code(&dial.code)).unwrap_or(BackendFault::Unreachable)
+            }
+            (_, None) => BackendFault::Unreachable,
+        };
+        (fault, backend.address.parse::<SocketAddr>().ok())
     });
+    let first = fault.min();
     let count = |all: usize| u32::try_from(all).unwrap_or(u32::MAX);
     Some(ExportFault {
         target: target(&export.service, &port.name)?,
         is_whole_export: is_whole,
-        fault: fault.min().or(reported),
+        fault: first.map(|(fault, _)| fault).or(reported),
         total: count(port.backends.len()),
         here: if is_silent { count(here.len()) } else { 0 },
+        backend: first.and_then(|(_, address)| address),
     })
 }
 
@@ -181,6 +201,13 @@ mod tests {
         ];
         let down = (TroubleSubject::Link("bank".parse().unwrap()), Code::LinkDown);
         assert_eq!(reported(&status), [&[down][..], &rest[..]].concat());
+        let stalled = super::super::StalledStreams { streams: 9, ..Default::default() };
+        status.links[1].stalled = Some(stalled);
+        let problems = super::super::problems::find_problems(&status);
+        let stalled = problems.into_iter().filter(|p| p.about == "link shop");
+        status.problems.extend(stalled);
+        let shop = (TroubleSubject::Link("shop".parse().unwrap()), Code::OverBudget);
+        assert!(reported(&status).contains(&shop), "who takes memory is told though the link is up");
         status.node.draining = true;
         assert_eq!(reported(&status), rest, "who goes away says nothing of its links");
     }

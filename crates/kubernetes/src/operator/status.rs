@@ -6,8 +6,9 @@
 //! * `objects`: everything that is read. * `report`: the result.
 //! * `items` judges links, exports and imports by their conditions, `controller` the controller and nodes' certificates;
 //!   `nodes` adds what nodes report, `pods` which of our pods do not start,
-//!   `rollout` whether a new version is on its way.
+//!   `backends` what stands behind exports that nobody answers for, `rollout` whether a new version is on its way.
 
+mod backends;
 mod controller;
 mod items;
 mod nodes;
@@ -77,7 +78,9 @@ impl ClusterReading {
         let pods = context.system_api::<Pod>().list(&all.clone().labels(&of_ours)).await;
         let pods = pods.map_err(context.request_error("list the pods in namespace adit-system"));
         let pods = unless_forbidden(pods, &mut unread)?.map(|pods| pods.items).unwrap_or_default();
+        let exports = context.list(&all, "Exports").await?;
         let objects = ClusterObjects {
+            behind: backends::read_behind(context, &exports).await,
             at: Timestamp::now(),
             pods,
             controller: pods_of_deployment(deployment.as_ref()),
@@ -90,7 +93,7 @@ impl ClusterReading {
                 note_of_daemon_set(daemon_set.as_ref()),
             ),
             links: context.list(&all, "Links").await?,
-            exports: context.list(&all, "Exports").await?,
+            exports,
             imports: context.list(&all, "Imports").await?,
             slices: context.list(&slices, "EndpointSlices").await?,
         };

@@ -1,8 +1,9 @@
 //! The reports of all nodes about exports whose backends do not answer.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
-use adit_core::fault::BackendFault;
+use adit_core::fault::{BackendFault, NETWORK_POLICY_HINT};
 use adit_core::name::{Namespace, NodeName, PortName, ServiceName};
 use adit_core::policy::Target;
 use adit_core::wire::report::{ExportFault, NodeReport};
@@ -34,20 +35,24 @@ pub struct FailingPort {
     pub total: u32,
     /// Number of backends that do not answer the node that they run on.
     pub silent: u32,
+    /// A backend that does not answer, for that reason.
+    pub backend: Option<SocketAddr>,
 }
 
 impl ExportsSummary {
     /// Adds the report of one node.
     pub(super) fn add(&mut self, node: &NodeName, report: &NodeReport) {
         self.is_cut |= report.is_truncated;
-        for ExportFault { target, is_whole_export: is_whole, fault, total, here } in &report.exports
-        {
+        for said in &report.exports {
+            let ExportFault { target, is_whole_export: is_whole, fault, total, here, backend } =
+                said;
             let ports = self.all.entry(target.service.clone()).or_default();
             let port = ports.entry(target.port.clone()).or_default();
-            port.fault = match (port.fault, *fault) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (a, b) => a.or(b),
-            };
+            // The first of both kinds, so that nodes that report in turn change nothing.
+            let reasons = [(port.fault, port.backend), (*fault, *backend)];
+            let known = reasons.into_iter().filter(|(fault, _)| fault.is_some());
+            let first = known.min_by_key(|(fault, backend)| (*fault, backend.is_none(), *backend));
+            (port.fault, port.backend) = first.unwrap_or_default();
             port.whole += usize::from(*is_whole);
             port.nodes += 1;
             if port.named.len() < MAX_NAMED {
@@ -74,7 +79,14 @@ impl ExportsSummary {
                 let FailingPort { fault, total, silent, .. } = *port;
                 all.push((
                     *count,
-                    ExportFault { target, is_whole_export: true, fault, total, here: silent },
+                    ExportFault {
+                        target,
+                        is_whole_export: true,
+                        fault,
+                        total,
+                        here: silent,
+                        backend: None,
+                    },
                 ));
             }
         }
@@ -100,18 +112,34 @@ impl FailingPort {
         self.whole >= answered || (self.total > 0 && self.silent >= self.total)
     }
 
-    /// Describes the problem of the export of that name.
+    /// Describes the problem of the export of that name, whose Service selects pods by `selector`.
     #[must_use]
-    pub fn sentence(&self, service: &ServiceName, port: &PortName) -> String {
+    pub fn sentence(
+        &self,
+        service: &ServiceName,
+        port: &PortName,
+        selector: Option<&str>,
+    ) -> String {
         let port = match port.as_str() {
             "" => String::new(),
             name => format!(" at port {name}"),
         };
         match self.fault {
             Some(fault) => {
-                format!("no backend of {service} answers{port}: {}", fault.description())
+                let at = self.backend.map(|at| format!(" ({at})")).unwrap_or_default();
+                let hint = if fault == BackendFault::Timeout && self.backend.is_some() {
+                    format!("; {NETWORK_POLICY_HINT}")
+                } else {
+                    String::new()
+                };
+                let why = fault.description();
+                format!("no backend of {service} answers{port}: {why}{at}{hint}")
             }
-            None => format!("{service} has no backend{port}: no endpoint of it is ready"),
+            None => {
+                let pods = selector.map(|by| format!("; its Service selects pods by {by}"));
+                let pods = pods.unwrap_or_default();
+                format!("{service} has no backend{port}: no endpoint of it is ready{pods}")
+            }
         }
     }
 
@@ -144,6 +172,7 @@ mod tests {
             fault: Some(BackendFault::Refused),
             total,
             here,
+            backend: None,
         }
     }
 
@@ -184,8 +213,41 @@ mod tests {
         let (port, answered) = sum(&[Some(fault(false, 2, 1)), None]);
         let port = port.unwrap();
         let (service, name) = ("a/b".parse().unwrap(), "http".parse().unwrap());
-        let said = port.sentence(&service, &name);
+        let said = port.sentence(&service, &name, None);
         assert_eq!(said, "no backend of a/b answers at port http: connection refused");
         assert_eq!(port.describe_counts(answered), "2 backends; 1 of 2 nodes: b0");
+    }
+
+    #[test]
+    fn words_name_the_address_that_was_dialled_and_the_selector_where_there_is_none() {
+        let at = |address: &str| Some(address.parse().unwrap());
+        let timeout = |backend| ExportFault {
+            fault: Some(BackendFault::Timeout),
+            backend,
+            ..fault(true, 2, 1)
+        };
+        let refused = ExportFault { backend: at("10.244.1.9:80"), ..fault(true, 2, 1) };
+        let said = |reports: &[Option<ExportFault>]| {
+            let (service, name) = ("a/b".parse().unwrap(), "http".parse().unwrap());
+            sum(reports).0.unwrap().sentence(&service, &name, Some("kagent=b"))
+        };
+        let (one, two) = (timeout(at("10.244.1.5:80")), timeout(at("10.244.1.4:80")));
+        let lowest = said(&[Some(timeout(None)), Some(one.clone()), Some(two.clone())]);
+        assert_eq!(
+            lowest,
+            format!(
+                "no backend of a/b answers at port http: no answer in time (10.244.1.4:80); {NETWORK_POLICY_HINT}"
+            )
+        );
+        assert_eq!(said(&[Some(two.clone()), Some(timeout(None)), Some(one)]), lowest);
+        assert_eq!(
+            said(&[Some(two), Some(refused)]),
+            "no backend of a/b answers at port http: connection refused (10.244.1.9:80)"
+        );
+        let none = ExportFault { fault: None, ..fault(true, 0, 0) };
+        assert_eq!(
+            said(&[Some(none)]),
+            "a/b has no backend at port http: no endpoint of it is ready; its Service selects pods by kagent=b"
+        );
     }
 }

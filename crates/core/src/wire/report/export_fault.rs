@@ -3,7 +3,9 @@
 //!
 //! An item is: 1 service, 3 port (absent if it has no name), 5 whether nobody answers at all (0 or 1), 6 why
 //! ([`BackendFault`]'s code; absent if there is no backend), 8 backends of the port, 10 those that run on
-//! this node.
+//! this node, 12 the address and port of one that does not answer (absent if there is none).
+
+use std::net::SocketAddr;
 
 use bytes::BytesMut;
 
@@ -27,6 +29,8 @@ pub struct ExportFault {
     pub total: u32,
     /// Number of those that run on this node. None of them answers.
     pub here: u32,
+    /// One of the backends that do not answer, for this fault. Never told to another cluster.
+    pub backend: Option<SocketAddr>,
 }
 
 impl ExportFault {
@@ -41,12 +45,15 @@ impl ExportFault {
             fields.integer(6, fault.code().number());
         }
         fields.integer(8, self.total.into()).integer(10, self.here.into());
+        if let Some(backend) = self.backend {
+            fields.text(12, &backend.to_string());
+        }
         fields.finish()
     }
 
     pub(super) fn read(value: TlvValue<'_>) -> Result<Self, WireError> {
         let (mut service, mut port, mut is_whole) = (None, PortName::default(), false);
-        let (mut fault, mut total, mut here) = (None, 0, 0);
+        let (mut fault, mut total, mut here, mut backend) = (None, 0, 0, None);
         let count = |value: TlvValue<'_>| -> Result<u32, WireError> {
             u32::try_from(value.integer("backends")?).map_err(|_| WireError::Invalid("backends"))
         };
@@ -59,10 +66,21 @@ impl ExportFault {
                 6 => fault = BackendFault::from_code(Code::from_number(value.integer("fault")?)),
                 8 => total = count(value)?,
                 10 => here = count(value)?,
+                12 => {
+                    let address = value.text("backend")?.parse();
+                    backend = Some(address.map_err(|_| WireError::Invalid("backend"))?);
+                }
                 other => TlvReader::skip_unknown(other)?,
             }
         }
         let service = service.ok_or(WireError::Missing("service"))?;
-        Ok(Self { target: Target { service, port }, is_whole_export: is_whole, fault, total, here })
+        Ok(Self {
+            target: Target { service, port },
+            is_whole_export: is_whole,
+            fault,
+            total,
+            here,
+            backend,
+        })
     }
 }

@@ -70,8 +70,14 @@ mod tests {
             port: label.parse().unwrap(),
         };
         let fault = Some(BackendFault::Refused);
-        let one =
-            ExportFault { target, is_whole_export: true, fault, total: u32::MAX, here: u32::MAX };
+        let one = ExportFault {
+            target,
+            is_whole_export: true,
+            fault,
+            total: u32::MAX,
+            here: u32::MAX,
+            backend: None,
+        };
         let question = ReportQuestion { unserved: vec![one; 128], valid_ms: u64::MAX >> 2 };
         let bytes = question.encode();
         assert_eq!(ReportQuestion::decode(&bytes), Ok(question));

@@ -16,6 +16,7 @@ use crate::controller::plan::{
     ObjectChange, PlanInput, PlannedWrite, WritePlan, service_reference,
 };
 use crate::ownership::owned_metadata;
+use crate::service::selector_text;
 
 /// Condition about its backends.
 const READY: &str = "Ready";
@@ -44,10 +45,12 @@ pub(crate) fn plan_exports(
         }
         let is_usable =
             !resolved.spec.allow.is_empty() && linked.as_ref().is_none_or(|verdict| verdict.good);
+        let backend = state.services.get(&resolved.backend);
+        let selector = backend.and_then(|service| selector_text(service));
         let ready = BackendReadiness::assess(
             is_usable,
             state.exports.get(&name),
-            service,
+            (service, selector.as_deref()),
             input,
             history,
             plan,
@@ -118,7 +121,7 @@ impl BackendReadiness {
     fn assess(
         is_usable: bool,
         stored: Option<&Arc<Export>>,
-        service: &ServiceName,
+        (service, selector): (&ServiceName, Option<&str>),
         input: &PlanInput<'_>,
         history: &mut ExportHistory,
         plan: &mut WritePlan,
@@ -128,7 +131,7 @@ impl BackendReadiness {
         }
         let conditions = ObjectStatus::conditions(stored.and_then(|export| export.status.as_ref()));
         let before = conditions::find(conditions, READY).map(|c| c.status == "True");
-        let seen = history.observe(input, service, before, plan);
+        let seen = history.observe(input, (service, selector), before, plan);
         seen.map_or(Self::Unknown, Self::Known)
     }
 }

@@ -43,7 +43,7 @@ impl ExportHistory {
     pub(crate) fn observe(
         &mut self,
         input: &PlanInput<'_>,
-        service: &ServiceName,
+        (service, selector): (&ServiceName, Option<&str>),
         before: Option<bool>,
         plan: &mut WritePlan,
     ) -> Option<ExportVerdict> {
@@ -66,12 +66,12 @@ impl ExportHistory {
                 plan.wake_at(Some(first));
                 return None;
             }
-            return Some(ExportVerdict::ready(service, &others, nodes.answered));
+            return Some(ExportVerdict::ready((service, selector), &others, nodes.answered));
         }
         let (_, first) = unserved.first()?;
         let reason = first.fault.map_or(Code::NoBackend, BackendFault::code).refusal_reason();
-        let note = describe_ports(service, &unserved, None);
-        let message = describe_ports(service, &unserved, Some(nodes.answered));
+        let note = describe_ports((service, selector), &unserved, None);
+        let message = describe_ports((service, selector), &unserved, Some(nodes.answered));
         Some(ExportVerdict { verdict: ConditionVerdict::bad(reason, message), note: Some(note) })
     }
 }
@@ -79,8 +79,7 @@ impl ExportHistory {
 /// Condition of an export.
 pub(crate) struct ExportVerdict {
     pub(crate) verdict: ConditionVerdict,
-    /// For an Event, if the export is not ready. The text stays the same while the reason does,
-    /// because each new text is a new Event.
+    /// For an Event, if the export is not ready: without what changes with each report.
     pub(crate) note: Option<String>,
 }
 
@@ -89,11 +88,15 @@ type FailingAt<'a> = (&'a PortName, &'a FailingPort);
 
 impl ExportVerdict {
     /// Returns the verdict if a backend answers, though perhaps not on all nodes.
-    fn ready(service: &ServiceName, others: &[FailingAt<'_>], answered: usize) -> Self {
+    fn ready(
+        (service, selector): (&ServiceName, Option<&str>),
+        others: &[FailingAt<'_>],
+        answered: usize,
+    ) -> Self {
         let verdict = if others.is_empty() {
             ConditionVerdict::good("Ready", format!("backends of {service} answer"))
         } else {
-            let but = describe_ports(service, others, Some(answered));
+            let but = describe_ports((service, selector), others, Some(answered));
             let message = format!("backends of {service} answer, and not on all nodes: {but}");
             ConditionVerdict::good("NodesDiffer", message)
         };
@@ -103,13 +106,13 @@ impl ExportVerdict {
 
 /// Describes the ports, with counts if `answered` is the number of nodes that answered.
 fn describe_ports(
-    service: &ServiceName,
+    (service, selector): (&ServiceName, Option<&str>),
     ports: &[FailingAt<'_>],
     answered: Option<usize>,
 ) -> String {
     let one = |(name, port): &FailingAt<'_>| {
         let counts = answered.map(|answered| format!(" ({})", port.describe_counts(answered)));
-        port.sentence(service, name) + &counts.unwrap_or_default()
+        port.sentence(service, name, selector) + &counts.unwrap_or_default()
     };
     let some: Vec<_> = ports.iter().take(MAX_PORTS).map(one).collect();
     some.join("; ")

@@ -16,7 +16,7 @@ fn exporting() -> ControllerStage {
     stage.server.put(
         SERVICES,
         json!({"metadata": {"name": "triage-bot", "namespace": "agents"},
-            "spec": {"ports": [{"name": "http", "port": 8080}]}}),
+            "spec": {"selector": {"kagent": "triage-bot"}, "ports": [{"name": "http", "port": 8080}]}}),
     );
     stage
 }
@@ -24,7 +24,7 @@ fn exporting() -> ControllerStage {
 fn fault(is_whole: bool, fault: Option<BackendFault>, total: u32, here: u32) -> ExportFault {
     let service = "agents/triage-bot".parse().unwrap();
     let target = Target { service, port: "http".parse().unwrap() };
-    ExportFault { target, is_whole_export: is_whole, fault, total, here }
+    ExportFault { target, is_whole_export: is_whole, fault, total, here, backend: None }
 }
 
 impl ControllerStage {
@@ -71,15 +71,19 @@ async fn an_export_whose_backends_are_gone_or_refuse_says_so_and_is_ready_again_
     let refused = Some(BackendFault::Refused);
     for (said, reason, message) in [
         (
-            fault(true, refused, 2, 1),
+            ExportFault {
+                backend: Some("10.244.1.5:80".parse().unwrap()),
+                ..fault(true, refused, 2, 1)
+            },
             "BackendRefused",
-            "no backend of agents/triage-bot answers at port http: connection refused \
+            "no backend of agents/triage-bot answers at port http: connection refused (10.244.1.5:80) \
              (2 backends; 2 of 2 nodes: e1, e2)",
         ),
         (
             fault(true, None, 0, 0),
             "NoBackend",
-            "agents/triage-bot has no backend at port http: no endpoint of it is ready (2 of 2 nodes: e1, e2)",
+            "agents/triage-bot has no backend at port http: no endpoint of it is ready; its Service \
+             selects pods by kagent=triage-bot (2 of 2 nodes: e1, e2)",
         ),
         (
             fault(true, Some(BackendFault::Forbidden), 1, 0),

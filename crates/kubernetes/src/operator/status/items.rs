@@ -102,7 +102,11 @@ pub(super) fn export_items(
         let detail = differ.map_or_else(|| detail.clone(), |c| format!("{detail}; {}", c.message));
         let problem = unless_true(conditions, "Valid")
             .or_else(|| message_if_false(conditions, "Linked"))
-            .or_else(|| message_if_false(conditions, "Ready"))
+            .or_else(|| {
+                let said = message_if_false(conditions, "Ready")?;
+                let behind = objects.behind.get(&export.name_any());
+                Some(behind.map_or_else(|| said.clone(), |behind| format!("{said}; {behind}")))
+            })
             .or_else(|| message_if_false(conditions, "Alias"));
         let fallback = message_if_true(conditions, "Refusing");
         items.insert(

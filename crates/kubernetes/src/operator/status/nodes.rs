@@ -122,7 +122,7 @@ fn sentence(item: &SummaryItem, nodes: &NodesSummary) -> String {
         };
     }
     match (place.split_once(": "), item.kind.as_str()) {
-        (Some((count, names)), "link") => {
+        (Some((count, names)), "link") if item.error => {
             format!("{count} cannot reach {}: {names} ({sentence}: {code})", item.name)
         }
         (Some((count, names)), _) => format!("{count} ({names}): {sentence} ({code})"),

@@ -1,5 +1,7 @@
 //! The objects of a cluster that its status is made from.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest as Request;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -28,6 +30,8 @@ pub(in crate::operator) struct ClusterObjects {
     pub(in crate::operator) pods: Vec<Pod>,
     pub(in crate::operator) links: Vec<Link>,
     pub(in crate::operator) exports: Vec<Export>,
+    /// What stands behind exports that no backend answers for, by the name of the object.
+    pub(super) behind: BTreeMap<String, String>,
     pub(in crate::operator) imports: Vec<Import>,
     pub(super) slices: Vec<EndpointSlice>,
 }
