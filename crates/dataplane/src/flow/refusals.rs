@@ -324,7 +324,7 @@ mod tests {
             let source = 1 + second as usize / 20;
             match second % 20 {
                 0..5 => refuse(all, source, now),
-                10 if source % 2 == 0 => all.served(&of(source)),
+                10 if source.is_multiple_of(2) => all.served(&of(source)),
                 _ => {}
             }
         });
