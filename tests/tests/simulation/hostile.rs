@@ -263,7 +263,7 @@ async fn a_cluster_has_as_many_streams_as_it_may_and_no_more() {
     let (told, _) = town.bank[0].node.flows.refusals();
     let over = told.iter().find(|s| s.is_inbound && s.code == Code::OverLimit).unwrap();
     let service = over.target.service.to_string();
-    assert_eq!((service.as_str(), over.cluster.as_str()), ("agents/fraud-bot", "edge"));
+    assert_eq!((service.as_str(), over.cluster.as_str()), ("agents/bank-bot", "edge"));
     assert!(over.source.is_some(), "who meets the limit is told where it is");
     assert!(over.sentence.contains("limits.streamsPerPeer of bank"), "{}", over.sentence);
     drop(held);

@@ -15,7 +15,7 @@ pub struct RefusalTotals(BTreeMap<ItemKey, ToldCount>);
 #[derive(Debug)]
 struct ToldCount {
     total: u64,
-    /// What nodes reported in sum, when it was told.
+    /// The sum that nodes reported, when it was told.
     sum: u64,
     /// Since when, RFC 3339 in UTC.
     since: String,

@@ -29,7 +29,7 @@ pub struct ExportFault {
     pub total: u32,
     /// Number of those that run on this node. None of them answers.
     pub here: u32,
-    /// One of the backends that do not answer, for this fault. Never told to another cluster.
+    /// A backend that does not answer, for this fault. Never told to another cluster.
     pub backend: Option<SocketAddr>,
 }
 

@@ -1,4 +1,4 @@
-//! What stands behind exports that no backend answers for: their Services' selectors and pods.
+//! The selectors and pods behind exports that no backend answers for.
 
 use std::collections::{BTreeMap, BTreeSet};
 

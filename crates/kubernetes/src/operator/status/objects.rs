@@ -30,7 +30,7 @@ pub(in crate::operator) struct ClusterObjects {
     pub(in crate::operator) pods: Vec<Pod>,
     pub(in crate::operator) links: Vec<Link>,
     pub(in crate::operator) exports: Vec<Export>,
-    /// What stands behind exports that no backend answers for, by the name of the object.
+    /// Pods and selectors behind exports that no backend answers for, by the name of the object.
     pub(super) behind: BTreeMap<String, String>,
     pub(in crate::operator) imports: Vec<Import>,
     pub(super) slices: Vec<EndpointSlice>,
