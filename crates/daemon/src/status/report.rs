@@ -207,7 +207,10 @@ mod tests {
         let stalled = problems.into_iter().filter(|p| p.about == "link shop");
         status.problems.extend(stalled);
         let shop = (TroubleSubject::Link("shop".parse().unwrap()), Code::OverBudget);
-        assert!(reported(&status).contains(&shop), "who takes memory is told though the link is up");
+        assert!(
+            reported(&status).contains(&shop),
+            "who takes memory is told though the link is up"
+        );
         status.node.draining = true;
         assert_eq!(reported(&status), rest, "who goes away says nothing of its links");
     }
