@@ -47,7 +47,7 @@ pub struct Manners {
     pub granted: u64,
     /// The change that is made to packets.
     pub rewrite: Option<Rewrite>,
-    /// It sends whatever windows it is given.
+    /// True if data is sent whatever windows are given.
     pub is_boundless: bool,
     /// The time that it lives without a packet.
     pub idle: Duration,

@@ -22,7 +22,7 @@ pub struct Forger {
     pub rewrite: Option<Rewrite>,
     /// The client says hello, and nothing more.
     pub mute: bool,
-    /// It sends whatever windows it is given, and takes none of the connection IDs that it is given later: for packets of
+    /// True if the client sends whatever windows it is given, and takes none of the connection IDs that come later: for packets of
     /// which the other side sees no stream.
     pub is_boundless: bool,
 }
