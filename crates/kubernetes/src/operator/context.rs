@@ -17,6 +17,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio::process::Command;
 
 use crate::api::{CONFIG_MAP, NAMESPACE, SLICE_SERVICE};
 use crate::client::describe_error;
@@ -220,6 +221,17 @@ impl Context {
             error: error.into(),
         })?;
         Ok(Self { name, kubeconfig: file.map(Path::to_owned), client })
+    }
+
+    /// Returns the command that runs `/adit` in a node's pod, still without arguments. `options` are those of `kubectl exec`.
+    pub(super) fn command_in_node(&self, pod: &str, options: &[&str]) -> Command {
+        let mut command = Command::new("kubectl");
+        if let Some(file) = &self.kubeconfig {
+            command.arg("--kubeconfig").arg(file);
+        }
+        command.args(["--context", &self.name, "-n", NAMESPACE, "exec"]).args(options);
+        command.args([pod, "-c", "node", "--", "/adit"]).kill_on_drop(true);
+        command
     }
 
     /// Returns what the API server answers at a path below `base`, as text.

@@ -5,10 +5,8 @@ use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use adit_core::doctor::facts::{CallerNode, DaemonFacts};
-use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::api::NAMESPACE;
 use crate::operator::context::Context;
 
 /// The longest wait for a node's answer, which waits for another cluster in turn.
@@ -52,13 +50,8 @@ fn now() -> u64 {
 }
 
 async fn run(context: &Context, pod: &str, words: &[&str]) -> Result<DaemonFacts, String> {
-    let mut command = Command::new("kubectl");
-    if let Some(file) = &context.kubeconfig {
-        command.arg("--kubeconfig").arg(file);
-    }
-    command.args(["--context", &context.name, "-n", NAMESPACE, "exec", pod, "-c", "node", "--"]);
-    command.args(["/adit", "doctor", "--facts"]).args(words);
-    command.stdin(Stdio::null()).kill_on_drop(true);
+    let mut command = context.command_in_node(pod, &[]);
+    command.args(["doctor", "--facts"]).args(words).stdin(Stdio::null());
     let output = timeout(EXEC_TIMEOUT, command.output()).await;
     let output = output.map_err(|_| format!("no answer within {} s", EXEC_TIMEOUT.as_secs()))?;
     let output = output.map_err(|error| format!("kubectl cannot be run: {error}"))?;

@@ -10,11 +10,10 @@ use adit_core::text::printable_ascii;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::api::NAMESPACE;
 use crate::operator::context::Context;
 
 /// The most of an error that is shown, in bytes.
@@ -40,13 +39,8 @@ pub(super) fn start(
     pod: &str,
     arguments: &[&str],
 ) -> Result<(NodeInput, NodeOutput), String> {
-    let mut command = Command::new("kubectl");
-    if let Some(file) = &context.kubeconfig {
-        command.arg("--kubeconfig").arg(file);
-    }
-    command.args(["--context", &context.name, "-n", NAMESPACE]);
-    command.args(["exec", "--stdin", pod, "-c", "node", "--", "/adit"]).args(arguments);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut command = context.command_in_node(pod, &["--stdin"]);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("kubectl cannot be run: {error}"))?;
     let (Some(input), Some(output), Some(errors)) =
         (child.stdin.take(), child.stdout.take(), child.stderr.take())
