@@ -170,19 +170,23 @@ impl RecentRefusals {
             let ended = told.total.saturating_sub(sum);
             let first_ms = now.saturating_duration_since(told.first).as_millis();
             let first_ms = u64::try_from(first_ms).unwrap_or(u64::MAX);
-            let newest = group.iter().min_by_key(|series| series.last_ms).cloned();
             if ended > 0 {
                 match group.iter_mut().find(|series| series.source.is_none()) {
                     Some(nameless) => {
                         nameless.count = nameless.count.saturating_add(ended);
                         nameless.first_ms = nameless.first_ms.max(first_ms);
                     }
-                    None => group.extend(newest.map(|newest| RefusalSeries {
-                        source: None,
-                        count: ended,
-                        first_ms,
-                        ..newest
-                    })),
+                    None => {
+                        let newest = group.iter().min_by_key(|series| series.last_ms).cloned();
+                        let (source, count) = (None, ended);
+                        let nameless = newest.map(|newest| RefusalSeries {
+                            source,
+                            count,
+                            first_ms,
+                            ..newest
+                        });
+                        group.extend(nameless);
+                    }
                 }
             }
             all.append(&mut group);

@@ -201,9 +201,7 @@ impl ConnectionPieces {
             _ => PacketVerdict::Copy,
         }
     }
-}
 
-impl ConnectionPieces {
     /// Counts a packet's frames that are no pieces. True if there are more now than is allowed.
     fn add_noise(&self, state: &mut OrderState, noise: FrameNoise) -> bool {
         let (of_streams, excess, ids) = (noise.excess_of_streams(), noise.excess(), noise.ids);

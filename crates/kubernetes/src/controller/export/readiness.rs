@@ -79,7 +79,7 @@ impl ExportHistory {
 /// Condition of an export.
 pub(crate) struct ExportVerdict {
     pub(crate) verdict: ConditionVerdict,
-    /// For an Event, if the export is not ready: without what changes with each report.
+    /// For an Event, if the export is not ready: without the counts of nodes, which change with each report.
     pub(crate) note: Option<String>,
 }
 

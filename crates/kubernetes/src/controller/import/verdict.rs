@@ -207,9 +207,10 @@ impl PlannedImport<'_> {
     fn why_grants_miss(&self, export: &PeerExport) -> Option<String> {
         let pattern = |allowed| WorkloadPattern::try_from(allowed).ok();
         let own_grants: Vec<WorkloadPattern> = self.want.allow.iter().filter_map(pattern).collect();
-        if own_grants.iter().any(|own_grants| {
-            export.grants.iter().any(|peer_grant| own_grants.overlaps(peer_grant))
-        }) {
+        if own_grants
+            .iter()
+            .any(|own_grant| export.grants.iter().any(|peer_grant| own_grant.overlaps(peer_grant)))
+        {
             return None;
         }
         let list = |patterns: &[WorkloadPattern]| match patterns {

@@ -150,10 +150,10 @@ impl ViewSubscriber {
     /// Subscribes to changes of the sources: of the connections with the peer and with our own cluster.
     fn changes(&self) -> SourceChanges {
         let register = &self.shared.connections;
-        let of_siblings = self.shared.snapshot().local.cluster.clone();
+        let own_cluster = self.shared.snapshot().local.cluster.clone();
         SourceChanges {
             of_cluster: register.changes_of(&self.cluster),
-            of_siblings: register.changes_of(&of_siblings),
+            of_siblings: register.changes_of(&own_cluster),
         }
     }
 
@@ -205,13 +205,13 @@ impl ViewSubscriber {
         if self.deliver(source, &mut subscription.pending).is_err() && end == EndReason::Better {
             end = EndReason::Stale;
         }
-        let Subscription { replica, has_received: message, .. } = subscription;
+        let Subscription { replica, has_received, .. } = subscription;
         let broken = end == EndReason::Ended(Code::ProtocolError);
         messages.stop(if broken { Code::ProtocolError } else { Code::Finished });
         // The only error is that the stream has ended.
         send.finish().ok();
         shared.peers.metrics.state_received(&source.cluster, messages.bytes_read());
-        if message || self.last.as_ref().is_none_or(|(s, _)| s == source) {
+        if has_received || self.last.as_ref().is_none_or(|(s, _)| s == source) {
             self.last = (!broken).then(|| (source.clone(), replica));
         }
         end
