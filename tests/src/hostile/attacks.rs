@@ -227,7 +227,11 @@ attacks! {
     "retired-ids", connections::retired_ids, "bytes", Some((1.0, 1.5)),
         "packets full of connection IDs that are not needed any more, each of which its endpoint is told of";
     "wide-acknowledgements", connections::wide_acknowledgements, "bytes", None,
-        "acknowledgements of every other packet, six hundred pieces each, over and over";
+        "acknowledgements of every other packet, of six hundred ranges, or as many as a packet holds, over and over";
+    "needless-acknowledgements", connections::needless_acknowledgements, "bytes", None,
+        "an acknowledgement in each packet, of no more ranges than a path brings that loses much";
+    "answered-acknowledgements", connections::answered_acknowledgements, "bytes", None,
+        "the same beside a ping, so that packets come of which there is something to say";
 
     "handshakes-17", strangers::handshakes, "knocks", Some((1.0, 2.0)),
         "handshakes from 17 addresses without a certificate, which fail or never go on";

@@ -194,18 +194,33 @@ pub fn noise(from: u64, frame: Vec<u8>) -> Rewrite {
     rewritten(move |_, offset, room| (offset >= from).then(|| frame.repeat(room / frame.len())))
 }
 
+/// What a flood of acknowledgements is like.
+#[derive(Debug, Clone, Copy)]
+pub struct AckFlood {
+    /// The most ranges that each has beside the first.
+    pub ranges: u64,
+    /// As many of them as a packet has room for, rather than one.
+    pub is_repeated: bool,
+    /// Each packet asks for an acknowledgement in return.
+    pub has_ping: bool,
+}
+
 /// Instead of the bytes of data streams: acknowledgements of every other packet up to the newest that was heard of, which
 /// come again and again.
 #[must_use]
-pub fn wide_acknowledgements() -> Rewrite {
+pub fn wide_acknowledgements(flood: AckFlood) -> Rewrite {
     let newest = Arc::new(AtomicU64::new(0));
     let heard = Arc::clone(&newest);
     let fill = rewritten(move |_, _, room| {
         let newest = newest.load(Relaxed);
         let ranges = (newest / 2).saturating_sub(1).min(room.saturating_sub(20) as u64 / 2);
-        let mut out = vec![PING, ACK];
-        [newest, 0, ranges, 0].into_iter().for_each(|number| put_varint(&mut out, number));
-        out.extend(vec![0; 2 * ranges as usize]);
+        let ranges = ranges.min(flood.ranges);
+        let mut one = vec![ACK];
+        [newest, 0, ranges, 0].into_iter().for_each(|number| put_varint(&mut one, number));
+        one.extend(vec![0; 2 * ranges as usize]);
+        let mut out = if flood.has_ping { vec![PING] } else { Vec::new() };
+        let times = if flood.is_repeated { room.saturating_sub(1) / one.len() } else { 1 };
+        out.extend(one.repeat(times));
         Some(out)
     });
     Arc::new(move |packet| {

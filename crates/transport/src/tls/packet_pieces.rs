@@ -11,8 +11,8 @@
 //! * Of streams small pieces are that do not come in order ([`super::stream_order`]), [`ALLOWED_DISORDERED`].
 //! * Those that do come in order are compared with what is taken, since quinn joins them no better than to pieces of some
 //!   hundred bytes, [`ALLOWED_UNTAKEN`].
-//! * Other frames are counted where a packet brings more than an honest one ([`super::frame_noise`]), [`ALLOWED_NOISE`]; of
-//!   connection IDs all are, [`ALLOWED_IDS`].
+//! * Other frames are counted where a packet brings more than an honest one, and acknowledgements where there are more than
+//!   packets that were sent ([`super::frame_noise`]), [`ALLOWED_NOISE`]; of connection IDs all are, [`ALLOWED_IDS`].
 //!
 //! What all connections of a cluster send so is bounded by [`crate::links`], `fragments`.
 //!
@@ -30,7 +30,7 @@ use quinn::crypto::{KeyPair, PacketKey};
 use quinn_proto::crypto::CryptoError;
 use tokio::time::Instant;
 
-use super::frame_noise::FrameNoise;
+use super::frame_noise::{AckAllowance, FrameNoise};
 use super::frames::frames;
 use super::stream_order::{OrderCounts, StreamEnds};
 
@@ -64,6 +64,8 @@ pub(crate) struct ConnectionPieces {
     order: Mutex<OrderState>,
     /// Pieces that somebody took.
     taken: AtomicU64,
+    /// Packets that were sent after the handshake.
+    sent: AtomicU64,
     /// Pieces out of order, in order and not taken, and frames beside them beyond the ordinary.
     in_vain: AtomicU64,
     is_exceeded: AtomicBool,
@@ -77,6 +79,7 @@ struct OrderState {
     stream_control: PieceDebt,
     noise: PieceDebt,
     ids: PieceDebt,
+    acknowledgements: AckAllowance,
     since_compared: PieceCounts,
 }
 
@@ -114,7 +117,7 @@ pub(super) enum PacketKind {
     Stream,
 }
 
-/// A key that looks at what it has decrypted.
+/// A key that looks at what it has decrypted, and counts what it encrypts.
 pub(super) struct CountingPacketKey {
     inner: Box<dyn PacketKey>,
     kind: PacketKind,
@@ -149,15 +152,17 @@ impl ConnectionPieces {
         self.taken.fetch_add(pieces as u64, Ordering::Relaxed);
     }
 
-    /// Has the keys with which packets of this kind are decrypted count what comes.
+    /// Has the keys of packets of this kind count what comes, and the packets that are sent.
     pub(super) fn count_in(
         self: &Arc<Self>,
         kind: PacketKind,
         keys: KeyPair<Box<dyn PacketKey>>,
     ) -> KeyPair<Box<dyn PacketKey>> {
         let KeyPair { local, remote } = keys;
-        let pieces = Arc::clone(self);
-        KeyPair { local, remote: Box::new(CountingPacketKey { inner: remote, kind, pieces }) }
+        let counting = |inner| -> Box<dyn PacketKey> {
+            Box::new(CountingPacketKey { inner, kind, pieces: Arc::clone(self) })
+        };
+        KeyPair { local: counting(local), remote: counting(remote) }
     }
 
     fn take_packet(&self, kind: PacketKind, payload: &[u8]) -> PacketVerdict {
@@ -204,7 +209,9 @@ impl ConnectionPieces {
 
     /// Counts a packet's frames that are no pieces. True if there are more now than is allowed.
     fn add_noise(&self, state: &mut OrderState, noise: FrameNoise) -> bool {
-        let (of_streams, excess, ids) = (noise.excess_of_streams(), noise.excess(), noise.ids);
+        state.acknowledgements.update(self.sent.load(Ordering::Relaxed));
+        let excess = noise.excess(&mut state.acknowledgements);
+        let (of_streams, ids) = (noise.excess_of_streams(), noise.ids);
         if of_streams == 0 && excess == 0 && ids == 0 {
             return false;
         }
@@ -228,6 +235,9 @@ impl PieceCounts {
 
 impl PacketKey for CountingPacketKey {
     fn encrypt(&self, packet: u64, buf: &mut [u8], header_len: usize) {
+        if self.kind == PacketKind::Stream {
+            self.pieces.sent.fetch_add(1, Ordering::Relaxed);
+        }
         self.inner.encrypt(packet, buf, header_len);
     }
 

@@ -13,7 +13,7 @@ use tokio::time::timeout_at;
 
 use super::{AttackContext, ms};
 use crate::hostile::client::{Manners, header};
-use crate::hostile::forge::{self, Rewrite};
+use crate::hostile::forge::{self, AckFlood, Rewrite};
 
 /// Runs `n` tasks, each for as long as the attack goes on.
 async fn each<F>(means: &AttackContext, n: usize, one: impl Fn(AttackContext, usize) -> F)
@@ -144,8 +144,27 @@ pub async fn retired_ids(means: AttackContext) {
 
 /// See [`super::ALL`].
 pub async fn wide_acknowledgements(means: AttackContext) {
+    let wide = AckFlood { ranges: 600, is_repeated: false, has_ping: true };
+    let many = AckFlood { ranges: 0, is_repeated: true, has_ping: true };
+    acknowledge(means, [wide, many]).await;
+}
+
+/// See [`super::ALL`].
+pub async fn needless_acknowledgements(means: AttackContext) {
+    let flood = AckFlood { ranges: 64, is_repeated: false, has_ping: false };
+    acknowledge(means, [flood, flood]).await;
+}
+
+/// See [`super::ALL`].
+pub async fn answered_acknowledgements(means: AttackContext) {
+    let flood = AckFlood { ranges: 64, is_repeated: false, has_ping: true };
+    acknowledge(means, [flood, flood]).await;
+}
+
+/// Floods from four nodes, of two kinds.
+async fn acknowledge(means: AttackContext, floods: [AckFlood; 2]) {
     each(&means, 4, |means, nth| async move {
-        fill_with(&means, nth, forge::wide_acknowledgements).await;
+        fill_with(&means, nth, || forge::wide_acknowledgements(floods[nth % 2])).await;
     })
     .await;
 }
