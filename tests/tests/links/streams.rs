@@ -121,6 +121,29 @@ async fn a_burst_waits_for_the_peer_to_grant_room_and_needs_no_further_connectio
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_burst_beyond_one_connection_takes_as_many_as_there_may_be() {
+    // What the caller knows of the other side's limit, and what it does not.
+    for (own_streams, longest) in [(8, SECOND / 4), (1024, 2 * SECOND)] {
+        let world = LinkWorld::new();
+        let (edge, bank) = two(1, 1);
+        let tuning = |streams| Tuning { streams, ..Tuning::default() };
+        let settings = LinkSettings::default();
+        let e1 =
+            world.run_with(&edge, 1, &[&bank], &[bank.link(&[1])], settings, tuning(own_streams));
+        let _b1 = world.run_with(&bank, 1, &[&edge], &[edge.link(&[])], settings, tuning(8));
+        eventually("up", SECOND, || e1.view(&bank).is_some()).await;
+        let (began, node) = (tokio::time::Instant::now(), bank.node(1));
+        let all =
+            futures_util::future::join_all((0..13 + 3 * 14).map(|_| e1.echo(&bank, &node, b"x")));
+        let refused: Vec<String> =
+            all.await.into_iter().filter_map(Result::err).map(|error| error.to_string()).collect();
+        assert_eq!(refused, [""; 0], "beside {own_streams}");
+        assert!(began.elapsed() < longest, "{:?} beside {own_streams}", began.elapsed());
+        assert_eq!(carried(&e1.links).len(), 4);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn another_workers_connection_serves_at_once_and_the_own_one_later() {
     let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);

@@ -90,12 +90,18 @@ impl LinksInner {
         }
     }
 
+    /// The slot for a further connection; `None` if the worker has enough with the node.
+    pub(super) fn free_slot(&self, DialKey { node, class, worker }: &DialKey) -> Option<u64> {
+        let limit = self.context.settings.parallel_connections;
+        let worker = (*worker, self.endpoints.workers().len());
+        self.connections.free_slot(node, *class, worker, limit)
+    }
+
     async fn run_dial(self: Arc<Self>, leader: DialLeader) {
         let DialKey { node: key, class, worker } = &leader.key;
-        let workers = self.endpoints.workers().len();
-        let limit = self.context.settings.parallel_connections;
-        let Some(slot) = self.connections.free_slot(key, *class, (*worker, workers), limit) else {
+        let Some(slot) = self.free_slot(&leader.key) else {
             // That there are enough connections is no fault of the node's: not remembered.
+            let limit = self.context.settings.parallel_connections;
             let text = format!("there are {limit} connections with node {} already", key.node);
             return leader.complete(Err(DialFailure::new(Code::OverLimit, text)));
         };

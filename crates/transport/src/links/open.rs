@@ -12,14 +12,17 @@ use adit_core::code::Code;
 use adit_core::name::{ClusterName, NodeKey, NodeName};
 use adit_core::snapshot::Class;
 use adit_core::wire::StreamKind;
+use futures_util::StreamExt as _;
+use futures_util::future::OptionFuture;
+use futures_util::stream::FuturesUnordered;
 use tokio::time::timeout;
 
-use super::connections::{ConnectionChoice, StreamUse};
-use super::dialer::{DialFailure, DialKey};
+use super::connections::{ConnectionChoice, StreamGuard, StreamUse};
+use super::dialer::{DialFailure, DialKey, PendingDial};
 use super::inner::LinksInner;
 use super::stream::{OpenStreamError, PeerStream};
 use crate::endpoint;
-use crate::stream::SendStream;
+use crate::stream::{RecvStream, SendStream};
 
 /// Dials that one stream waits for. The first may meet a process that hands over at that moment; its
 /// successor answers the next.
@@ -61,33 +64,16 @@ impl LinksInner {
                     break;
                 }
             }
-        } else if !choices.first().is_some_and(|c| c.is_own) && self.may_dial(&request.key) {
-            // Nobody waits for it: it is for the streams to come.
-            drop(self.start_or_join_dial(&request.dial_key()));
         }
-        for choice in &choices {
-            match self.open_on(choice, OpenWait::Now, kind).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => refused = Some(error),
-            }
-        }
-        // All of them are full. A peer allows more streams as it uses them, which takes a round trip.
-        if let Some(best) = choices.first() {
-            match self.open_on(best, OpenWait::Soon, kind).await {
+        while !choices.is_empty() {
+            // Nobody waits for it alone: it is for the streams to come.
+            let further = self.is_another_wanted(&choices, &request);
+            let further = further.then(|| self.start_or_join_dial(&request.dial_key()));
+            match self.open_on_any(&choices, further, kind).await {
                 Err(error) if error.code == Code::OpenTimeout => refused = Some(error),
                 other => return other,
             }
-        }
-        // A further connection, if there may be one.
-        if choices.iter().any(|c| c.is_of_class)
-            && self.may_dial(&request.key)
-            && self.dial_for_stream(&request).await.is_ok()
-        {
-            let tried =
-                |c: &ConnectionChoice| choices.iter().any(|o| Arc::ptr_eq(&o.conn, &c.conn));
-            if let Some(new) = self.choices(&request).iter().find(|c| !tried(c)) {
-                return self.open_on(new, OpenWait::Soon, kind).await;
-            }
+            choices = self.further_choices(&request, &choices).await;
         }
         Err(refused.unwrap_or_else(|| OpenStreamError {
             code: Code::LinkDown,
@@ -155,28 +141,67 @@ impl LinksInner {
         Err(failure)
     }
 
-    /// Opens a stream on a connection, and sends its kind.
-    async fn open_on(
+    /// True if another connection is worth dialling before a stream waits for it: the best one is another worker's or the
+    /// peer's, or is about to be full.
+    fn is_another_wanted(&self, choices: &[ConnectionChoice], request: &OpenRequest) -> bool {
+        let Some(best) = choices.first() else { return false };
+        let filling = self.endpoints.tuning().streams as usize / 4 * 3;
+        let is_filling = best.streams >= filling && self.free_slot(&request.dial_key()).is_some();
+        (!best.is_own || is_filling) && self.may_dial(&request.key)
+    }
+
+    /// All connections, if there is one that is not among those that were tried. If there is none it is dialled.
+    async fn further_choices(
+        self: &Arc<Self>,
+        request: &OpenRequest,
+        tried: &[ConnectionChoice],
+    ) -> Vec<ConnectionChoice> {
+        let is_new = |c: &ConnectionChoice| !tried.iter().any(|o| Arc::ptr_eq(&o.conn, &c.conn));
+        let mut choices = self.choices(request);
+        let is_of_class = tried.iter().any(|choice| choice.is_of_class);
+        if !choices.iter().any(is_new) && is_of_class && self.may_dial(&request.key) {
+            drop(self.dial_for_stream(request).await);
+            choices = self.choices(request);
+        }
+        if choices.iter().any(is_new) { choices } else { Vec::new() }
+    }
+
+    /// Opens a stream on the best of these connections that has room for one, and sends its kind. If all are full it waits:
+    /// a peer allows more streams as it uses them, which takes a round trip. It ends with [`Code::OpenTimeout`] after
+    /// [`LinkSettings::open_timeout`](super::LinkSettings::open_timeout), or when a further connection has been dialled.
+    async fn open_on_any(
         &self,
-        choice: &ConnectionChoice,
-        wait: OpenWait,
+        choices: &[ConnectionChoice],
+        further: Option<PendingDial>,
         kind: StreamKind,
     ) -> Result<PeerStream, OpenStreamError> {
-        let conn = &choice.conn;
-        if kind == StreamKind::Report {
-            super::reports::check_answers_reports(&conn.peer)?;
+        for choice in choices {
+            if let Ok(reserved) = reserve_on(choice, Duration::ZERO, kind).await {
+                return self.begin(reserved, kind).await;
+            }
         }
-        let within = match wait {
-            OpenWait::Now => Duration::ZERO,
-            OpenWait::Soon => self.context.settings.open_timeout,
+        let limit = self.context.settings.open_timeout;
+        let waits = choices.iter().map(|choice| reserve_on(choice, limit, kind));
+        let dialled = async {
+            let result = OptionFuture::from(further.map(|dial| dial.wait_result(limit))).await;
+            if !matches!(result, Some(Some(Ok(())))) {
+                std::future::pending::<()>().await;
+            }
         };
-        let using = conn.try_begin_use(StreamUse::Data).ok_or_else(|| OpenStreamError {
-            code: Code::Draining,
-            reason: format!("node {} is going away", conn.peer.node),
-        })?;
-        let (mut send, recv) = conn.quic.open_bi(within).await?;
-        // The first byte waits only while the connection's send window is full.
-        let sent = timeout(self.context.settings.open_timeout, send_kind(&mut send, kind)).await;
+        tokio::select! {
+            biased;
+            reserved = first_reserved(waits.collect()) => self.begin(reserved?, kind).await,
+            () = dialled => Err(endpoint::OpenBiError::TimedOut(limit).into()),
+        }
+    }
+
+    /// Sends the kind of a stream, which waits only while the connection's send window is full.
+    async fn begin(
+        &self,
+        (mut send, recv, using): ReservedStream,
+        kind: StreamKind,
+    ) -> Result<PeerStream, OpenStreamError> {
+        let sent = timeout(self.context.settings.open_timeout, send.send_all(&[kind.byte()])).await;
         match sent {
             Ok(Ok(())) => Ok(PeerStream::new(send, recv, using)),
             Ok(Err(error)) => {
@@ -184,31 +209,57 @@ impl LinksInner {
             }
             Err(_) => {
                 send.reset(Code::OpenTimeout);
-                let reason = format!("the connection with node {} is congested", conn.peer.node);
+                let node = &using.connection().peer.node;
+                let reason = format!("the connection with node {node} is congested");
                 Err(OpenStreamError { code: Code::OpenTimeout, reason })
             }
         }
     }
 }
 
-/// Says whether to wait for a connection to have room.
-#[derive(Debug, Clone, Copy)]
-enum OpenWait {
-    Now,
-    Soon,
+/// A stream of which nothing has been sent yet: no peer knows of it.
+type ReservedStream = (SendStream, RecvStream, StreamGuard);
+
+/// The first stream that can be reserved. If none can, and it was only for want of room, the error says so.
+async fn first_reserved(
+    mut waits: FuturesUnordered<impl Future<Output = Result<ReservedStream, OpenStreamError>>>,
+) -> Result<ReservedStream, OpenStreamError> {
+    let mut refused: Option<OpenStreamError> = None;
+    while let Some(reserved) = waits.next().await {
+        match reserved {
+            Ok(reserved) => return Ok(reserved),
+            Err(_) if refused.as_ref().is_some_and(|e| e.code == Code::OpenTimeout) => {}
+            Err(error) => refused = Some(error),
+        }
+    }
+    Err(refused.unwrap_or_else(|| OpenStreamError {
+        code: Code::LinkDown,
+        reason: "its connections have ended".to_owned(),
+    }))
+}
+
+/// Reserves a stream on a connection that has room for it within `within`.
+async fn reserve_on(
+    choice: &ConnectionChoice,
+    within: Duration,
+    kind: StreamKind,
+) -> Result<ReservedStream, OpenStreamError> {
+    let conn = &choice.conn;
+    if kind == StreamKind::Report {
+        super::reports::check_answers_reports(&conn.peer)?;
+    }
+    let using = conn.try_begin_use(StreamUse::Data).ok_or_else(|| OpenStreamError {
+        code: Code::Draining,
+        reason: format!("node {} is going away", conn.peer.node),
+    })?;
+    let (send, recv) = conn.quic.open_bi(within).await?;
+    Ok((send, recv, using))
 }
 
 impl OpenRequest {
     fn dial_key(&self) -> DialKey {
         DialKey { node: self.key.clone(), class: self.class, worker: self.worker }
     }
-}
-
-async fn send_kind(
-    send: &mut SendStream,
-    kind: StreamKind,
-) -> Result<(), crate::stream::SendError> {
-    send.send_all(&[kind.byte()]).await
 }
 
 impl From<DialFailure> for OpenStreamError {

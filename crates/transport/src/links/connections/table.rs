@@ -34,6 +34,8 @@ pub(crate) struct ConnectionChoice {
     pub(crate) is_of_class: bool,
     /// True if we dialled it from the stream's worker: the best there is.
     pub(crate) is_own: bool,
+    /// Data streams that it carries.
+    pub(crate) streams: usize,
 }
 
 /// The most connections of one boot, class, dialler and slot: the one that takes streams, and one whose place
@@ -251,6 +253,7 @@ impl ConnectionTable {
             conn: Arc::clone(&all[n]),
             is_of_class: candidates[n].class == class,
             is_own: candidates[n].worker == worker && candidates[n].dialled,
+            streams: candidates[n].streams,
         };
         order.into_iter().map(choice).collect()
     }
