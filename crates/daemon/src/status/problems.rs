@@ -46,6 +46,10 @@ pub enum StatusSeverity {
 /// Below this part of its life a certificate should have been renewed long ago (it is at one half).
 pub const CERTIFICATE_WARNS_AT: f64 = 0.33;
 
+/// So many connections with a cluster that does not say which nodes it has are told. One that does has a bound for nodes that
+/// it has not announced.
+const MANY_UNTOLD_CONNECTIONS: usize = 256;
+
 /// All problems of a document, worst first.
 #[must_use]
 pub fn find_problems(status: &StatusDocument) -> Vec<StatusProblem> {
@@ -58,6 +62,7 @@ pub fn find_problems(status: &StatusDocument) -> Vec<StatusProblem> {
     links(status, &mut add);
     services(status, &mut add);
     let is_said = |one: &RefusedFlows| is_broken(status, one);
+    refusals::add_callers(&mut all, &status.refused, is_said);
     refusals::problems(&status.refused, is_said, |problem| all.push(problem));
     // Whoever goes away lets its links go, and says so once.
     let is_echo =
@@ -208,8 +213,8 @@ fn is_broken(status: &StatusDocument, one: &RefusedFlows) -> bool {
     imports.flat_map(|i| &i.ports).any(|port| port.name == one.port && !port.ready)
 }
 
-/// A link, what is left out of the views that pass over it, and how many imports wait for it.
-fn link(link: &Link, waiting: usize, add: &mut impl FnMut(StatusSeverity, String, &str, String)) {
+/// Nodes of the other cluster that ask for more than they may have, or hold much.
+fn link_misuse(link: &Link, add: &mut impl FnMut(StatusSeverity, String, &str, String)) {
     let cluster = &link.cluster;
     if let Some(last) = &link.in_vain.last {
         let MisuseReport { streams, asked, closed, refused_connections, .. } = link.in_vain;
@@ -225,6 +230,14 @@ fn link(link: &Link, waiting: usize, add: &mut impl FnMut(StatusSeverity, String
         );
         add(StatusSeverity::Warning, format!("link {cluster}"), Code::OverLimit.name(), sentence);
     }
+    let connections: usize = link.nodes.iter().map(|node| node.connections.len()).sum();
+    if link.view.is_none() && connections >= MANY_UNTOLD_CONNECTIONS {
+        let sentence = format!(
+            "{connections} connections with {} of {cluster}, which says nothing of itself on any: `denied.clusters` keeps it out",
+            count_noun(link.nodes.len() as u64, "node"),
+        );
+        add(StatusSeverity::Warning, format!("link {cluster}"), Code::OverLimit.name(), sentence);
+    }
     if let Some(StalledStreams { streams, bytes, max_bytes }) = &link.stalled {
         let sentence = format!(
             "{} of {} stalled: the readers do not keep up. They may hold {} KiB of {} (limits.peerBuffer); when there is no \
@@ -236,6 +249,12 @@ fn link(link: &Link, waiting: usize, add: &mut impl FnMut(StatusSeverity, String
         );
         add(StatusSeverity::Warning, format!("link {cluster}"), Code::OverBudget.name(), sentence);
     }
+}
+
+/// A link, what is left out of the views that pass over it, and how many imports wait for it.
+fn link(link: &Link, waiting: usize, add: &mut impl FnMut(StatusSeverity, String, &str, String)) {
+    link_misuse(link, add);
+    let cluster = &link.cluster;
     let mut left_out = |what: &Option<OmittedItems>, code, which: String| {
         if let Some(OmittedItems { count, sentence }) = what {
             add(

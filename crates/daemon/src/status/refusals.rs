@@ -66,7 +66,7 @@ pub fn with_port(service: &str, port: &str) -> String {
 }
 
 /// The problems: one for each direction, port and code. Ports about which something worse is
-/// said already (`is_said`, by direction and name) are left out.
+/// said already (`is_said`, by direction and name) are left out; see [`add_callers`].
 pub(super) fn problems(
     all: &[RefusedFlows],
     is_said: impl Fn(&RefusedFlows) -> bool,
@@ -90,11 +90,36 @@ pub(super) fn problems(
     }
 }
 
+/// Adds to the problems of ports that do not work who meets them there: what is wrong, and whom it keeps out.
+pub(super) fn add_callers(
+    problems: &mut [StatusProblem],
+    all: &[RefusedFlows],
+    is_said: impl Fn(&RefusedFlows) -> bool,
+) {
+    let mut groups: BTreeMap<(bool, String), Vec<&RefusedFlows>> = BTreeMap::new();
+    for one in all.iter().filter(|one| is_said(one)) {
+        let key = (one.direction == "inbound", with_port(&one.service, &one.port));
+        groups.entry(key).or_default().push(one);
+    }
+    for ((is_inbound, port), group) in groups {
+        let about = format!("{} {port}", if is_inbound { "export" } else { "import" });
+        if let Some(problem) = problems.iter_mut().find(|problem| problem.about == about) {
+            problem.reason.sentence += &format!("; {}", refused_callers(&group));
+        }
+    }
+}
+
 fn sentence(group: &[&RefusedFlows]) -> String {
+    let last = group.iter().min_by_key(|one| one.last_seconds_ago);
+    let why = last.map_or("", |last| &last.reason.sentence);
+    format!("{}: {why}", refused_callers(group))
+}
+
+/// Says how many connections of whom were refused, and when.
+fn refused_callers(group: &[&RefusedFlows]) -> String {
     let count: u64 = group.iter().map(|one| one.count).sum();
     let first = group.iter().map(|one| one.first_seconds_ago).max().unwrap_or_default();
-    let last = group.iter().min_by_key(|one| one.last_seconds_ago);
-    let (why, last) = last.map_or(("", 0), |last| (&last.reason.sentence, last.last_seconds_ago));
+    let last = group.iter().map(|one| one.last_seconds_ago).min().unwrap_or_default();
     let mut named: Vec<String> = group
         .iter()
         .filter_map(|one| {
@@ -119,11 +144,7 @@ fn sentence(group: &[&RefusedFlows]) -> String {
     let over_budget = Code::OverBudget.name();
     let what =
         if group.iter().all(|one| one.reason.code == over_budget) { "reset" } else { "refused" };
-    format!(
-        "{connections}{from} {what} since {} ago, the last {} ago: {why}",
-        ago(first),
-        ago(last)
-    )
+    format!("{connections}{from} {what} since {} ago, the last {} ago", ago(first), ago(last))
 }
 
 #[cfg(test)]

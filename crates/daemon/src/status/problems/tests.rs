@@ -1,6 +1,8 @@
 //! Each kind of problem, and their order.
 
-use super::super::{Export, Grant, Import, ImportPort, LastMisuse};
+use super::super::{
+    ConnectionReport, Export, ExportPort, Grant, Import, ImportPort, LastMisuse, PeerNode,
+};
 use super::*;
 
 fn healthy() -> StatusDocument {
@@ -69,6 +71,32 @@ fn causes_stand_before_what_follows_and_errors_before_warnings() {
 }
 
 #[test]
+fn a_port_that_does_not_work_names_whom_it_keeps_out() {
+    let mut status = healthy();
+    let reason = Some(Reason::new(Code::BackendRefused, "10.0.0.9:80 refuses"));
+    let port = ExportPort { name: "http".into(), reason, ..ExportPort::default() };
+    status.exports.push(Export { service: "a/b".into(), ports: vec![port], ..Export::default() });
+    let refused = |source: &str, count| RefusedFlows {
+        direction: "inbound".into(),
+        service: "a/b".into(),
+        port: "http".into(),
+        cluster: "bank".into(),
+        source: Some(source.into()),
+        count,
+        first_seconds_ago: 90,
+        last_seconds_ago: 2,
+        reason: Reason::new(Code::BackendRefused, "no backend answers"),
+    };
+    status.refused = vec![refused("x/one", 700), refused("x/two", 300)];
+    let [problem] = &find_problems(&status)[..] else { panic!("{:?}", find_problems(&status)) };
+    let sentence = &problem.reason.sentence;
+    assert_eq!(
+        sentence,
+        "10.0.0.9:80 refuses; 1000 connections of x/one@bank, x/two@bank refused since 1 min 30 s ago, the last 2 s ago"
+    );
+}
+
+#[test]
 fn a_cluster_whose_streams_stall_is_named() {
     let mut status = healthy();
     let stalled = StalledStreams { streams: 10, bytes: 20 << 20, max_bytes: 32 << 20 };
@@ -94,6 +122,23 @@ fn a_node_that_opens_streams_in_vain_is_named() {
     for part in ["b3", "denied", "3001 streams", "2 connections closed", "7 refused"] {
         assert!(problem.reason.sentence.contains(part), "{part}: {problem:?}");
     }
+}
+
+#[test]
+fn a_cluster_of_many_connections_that_says_nothing_of_itself_is_named() {
+    let mut status = healthy();
+    let node = |n: usize| {
+        let connections = vec![ConnectionReport::default()];
+        PeerNode { node: format!("m{n}"), connections, ..PeerNode::default() }
+    };
+    let nodes = (0..256).map(node).collect();
+    let link = Link { cluster: "bank".into(), state: LinkHealth::Up, nodes, ..Link::default() };
+    status.links.push(link);
+    let [problem] = &find_problems(&status)[..] else { panic!("{:?}", find_problems(&status)) };
+    assert_eq!((problem.severity, &*problem.about), (StatusSeverity::Warning, "link bank"));
+    assert!(problem.reason.sentence.starts_with("256 connections with 256 nodes of bank"));
+    status.links[0].nodes.pop();
+    assert_eq!(find_problems(&status), []);
 }
 
 #[test]
