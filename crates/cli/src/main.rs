@@ -4,6 +4,7 @@
 //! what they return into an exit status: 0 done, 1 failed (`check`: the file has errors), 2 used wrongly
 //! (`pki show`: something is unusable), 3 begun and not finished (`install`, `upgrade`, `uninstall`, `invite`, `join`). Logic that another program would need lives in the crates below.
 
+mod agents;
 mod check;
 mod cluster_args;
 mod controller;
@@ -55,6 +56,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum CliCommand {
+    Agents(agents::Args),
     Check(check::Args),
     #[command(hide = true)]
     Completions(generate::CompletionsArgs),
@@ -94,6 +96,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let done = match Cli::parse().command {
+        CliCommand::Agents(args) => agents::run(&args),
         CliCommand::Check(args) => check::run(&args),
         CliCommand::Completions(args) => generate::completions(&args, Cli::command()),
         CliCommand::Crds(args) => crds::run(&args),

@@ -7,9 +7,10 @@
 //! [`diagnose_export`] and [`diagnose_link`] look at one side of it alone.
 //!
 //! * [`facts`]: what is decided from. * `here`: from the installation to the caller's node. * `link`: between the clusters.
-//! * `there`: from the export to the answer. * `alone`: an export or a link by itself.
+//! * `there`: from the export to the answer. * [`card`]: an agent's card. * `alone`: an export or a link by itself.
 
 mod alone;
+pub mod card;
 pub mod facts;
 mod here;
 mod link;

@@ -19,6 +19,8 @@ use tokio::sync::mpsc;
 pub(crate) enum Fault {
     /// An error of the API.
     Status(u16),
+    /// Another's answer, to whom the request is passed: its status and text.
+    Passed(u16, String),
     /// Nothing, for ever.
     Silence,
     /// A watch that is accepted and brings nothing.
@@ -220,6 +222,7 @@ impl FakeApiServer {
         });
         match fault {
             Some(Fault::Status(code)) => return json_answer(code, &status(code)),
+            Some(Fault::Passed(code, text)) => return text_answer(code, text),
             Some(Fault::Held(field)) => {
                 let mut conflict = status(409);
                 conflict["details"] = json!({"causes": [{
@@ -392,7 +395,11 @@ fn status(code: u16) -> Value {
 }
 
 fn json_answer(code: u16, body: &Value) -> Response<FakeResponse> {
-    let body = Full::from(body.to_string().into_bytes()).boxed_unsync();
+    text_answer(code, body.to_string())
+}
+
+fn text_answer(code: u16, text: String) -> Response<FakeResponse> {
+    let body = Full::from(text.into_bytes()).boxed_unsync();
     Response::builder().status(code).body(body).unwrap()
 }
 

@@ -9,9 +9,12 @@
 //! * [`migrate`] leads from a hand-written slice to an import, without a lost request.
 //! * [`install`] puts Adit into a cluster, from the manifests that this program carries.
 //! * [`release`] compares the releases that clusters run. `pod_state` reads the status of a pod.
-//! * [`status`] reads how a cluster is. [`doctor`] reads what a request to one import would meet.
+//! * [`status`] reads how a cluster is. [`doctor`] reads what a request to one import would meet. [`agents`] lists all agents, with
+//!   their `card`s.
 
+pub mod agents;
 pub mod bundle;
+mod card;
 pub mod context;
 pub mod declare;
 pub mod doctor;

@@ -2,6 +2,7 @@
 //! export or links.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use adit_core::doctor::facts::{CallerNode, DoctorFacts};
 use adit_core::doctor::{Diagnosis, diagnose_export, diagnose_link};
@@ -186,7 +187,7 @@ async fn facts(
         other.installation.version = Some(version);
     }
     let card = match there.filter(|_| args.card) {
-        Some(there) => Some(there.card(service, port).await),
+        Some(there) => Some(there.card(service, port, Duration::MAX).await),
         None => None,
     };
     let from = side.import.as_ref().map(|import| import.from.clone());

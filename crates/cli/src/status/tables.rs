@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 
 use adit_core::text::escape;
 use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
+use owo_colors::{AnsiColors, OwoColorize};
 
 /// Abilities of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +21,17 @@ impl Style {
     pub(crate) fn for_output(out: &(impl IsTerminal + AsFd)) -> Self {
         let width = out.is_terminal().then(|| Table::new().width()).flatten();
         Self { width, colour: super::wants_colour(out) }
+    }
+
+    /// Returns a word with a meaning, for a line that is no table.
+    pub(crate) fn paint(self, word: &str, meaning: CellStyle) -> String {
+        let colour = match meaning {
+            CellStyle::Good => AnsiColors::Green,
+            CellStyle::Doubtful => AnsiColors::Yellow,
+            CellStyle::Bad => AnsiColors::Red,
+            CellStyle::Plain => return word.to_owned(),
+        };
+        if self.colour { word.color(colour).to_string() } else { word.to_owned() }
     }
 }
 

@@ -377,14 +377,36 @@ pub struct ExportObject {
     pub ready: Option<ConditionFacts>,
 }
 
-/// The card of an A2A agent, as its own cluster has it.
+/// The card of an A2A agent, as its own cluster has it. Its texts are a stranger's, made safe to show and short.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CardFacts {
     /// Why there is none.
     pub error: Option<String>,
+    /// True if something answered where the card should be, with a card or without.
+    pub is_answered: bool,
+    /// The time that the answer took, by way of the API server.
+    pub milliseconds: u64,
+    /// The agent's name.
+    pub name: String,
+    /// The description of the agent.
+    pub description: String,
+    /// The version of the agent.
+    pub version: String,
+    /// The names of its skills.
+    pub skills: Vec<String>,
+    /// The number of skills that are not named.
+    pub more_skills: u64,
+    /// The versions of the protocol that it says it speaks.
+    pub protocol_versions: Vec<String>,
+    /// True if the card carries a signature. Nobody has verified it.
+    pub is_signed: bool,
     /// Every URL that it names as the agent's own.
     pub urls: Vec<String>,
     /// True if it promises push notifications.
     pub push_notifications: bool,
+    /// The ports under which the agent is exported; empty if they are not known.
+    pub ports: Vec<u16>,
+    /// The application protocols of these ports.
+    pub app_protocols: Vec<String>,
 }

@@ -895,7 +895,7 @@ const NOTES: &[(&str, SeedFault, &str)] = &[
             f.card = Some(CardFacts {
                 urls: vec!["http://fraud-bot.agents:8080/".to_owned()],
                 push_notifications: true,
-                error: None,
+                ..CardFacts::default()
             })
         },
         "webhook",

@@ -1,5 +1,6 @@
 //! The hops of the exporting side, the answer of the probe, and the card.
 
+use super::card::{CardFault, CardPlace, card_warnings};
 use super::facts::{ExportObject, ExportSide, PodFacts, PortFacts, ProbeStage, ServiceFacts};
 use super::here::{allows, unready};
 use super::{DoctorHop, DoctorSubject, HopOutcome, Walk, list, port_names, short_name};
@@ -379,57 +380,22 @@ pub(super) fn card(walk: &mut Walk<'_>) {
     if let Some(error) = &card.error {
         return walk.note(hop, format!("no card: {error}"), None);
     }
-    let fits = |url: &&String| names_service(url, walk.namespace(), walk.name());
-    match card.urls.iter().find(|url| !fits(url)) {
-        Some(url) => {
-            let seen = format!(
-                "the card says {url}, which is not {}.{} as here: whoever follows it goes elsewhere",
-                walk.name(),
-                walk.namespace()
-            );
-            let mend = format!(
-                "set the URL in the agent's card to http://{}.{}:PORT",
-                walk.name(),
-                walk.namespace()
-            );
-            walk.note(hop, seen, Some(mend));
-        }
-        None => walk.good(
-            hop,
-            format!(
-                "the card's URL is valid here, too: {}",
-                list(card.urls.iter().take(1).map(|u| &**u))
-            ),
-        ),
-    }
     let back =
         walk.facts.there.as_ref().is_some_and(|t| t.imports_from.iter().any(|c| c == walk.here()));
-    if card.push_notifications && !back {
-        let seen = format!(
-            "the card promises push notifications, and {} imports nothing from {}: a webhook of the caller cannot be reached",
-            walk.from(),
-            walk.here()
-        );
-        let mend = format!(
-            "adit export NAMESPACE/WEBHOOK --to {} --allow {}/*{}, and adit import NAMESPACE/WEBHOOK --from {}{}",
-            walk.from(),
-            walk.namespace(),
-            walk.here_option(),
-            walk.here(),
-            walk.there_option()
-        );
-        walk.note(hop, seen, Some(mend));
+    let (here_option, there_option) = (walk.here_option(), walk.there_option());
+    let place = CardPlace {
+        namespace: walk.namespace(),
+        name: walk.name(),
+        here: (walk.here(), &here_option),
+        there: (walk.from(), &there_option),
+        has_way_back: back,
+    };
+    let warnings = card_warnings(card, &place);
+    if !warnings.iter().any(|warning| warning.fault == CardFault::Url) {
+        let url = list(card.urls.iter().take(1).map(|u| &**u));
+        walk.good(hop, format!("the card's URL is valid here, too: {url}"));
     }
-}
-
-/// True if the host of a URL is the Service, in one of the forms that both clusters resolve.
-fn names_service(url: &str, namespace: &str, name: &str) -> bool {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
-    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-    let qualified = format!("{name}.{namespace}");
-    host == qualified
-        || host == format!("{qualified}.svc")
-        || host == format!("{qualified}.svc.cluster.local")
+    for warning in warnings {
+        walk.note(hop, warning.seen, warning.mend);
+    }
 }

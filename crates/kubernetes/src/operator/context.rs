@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use adit_config::cluster::{ClusterConfig, ClusterReport, ExportRule, Fragment, parse_fragment};
 use adit_core::name::ServiceName;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, GetParams, ListParams, Patch, PatchParams, PostParams};
+use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use serde::de::DeserializeOwned;
@@ -146,6 +148,16 @@ impl std::fmt::Debug for Context {
     }
 }
 
+/// An answer of which no more is read than is asked for.
+#[derive(Debug)]
+pub(super) struct BoundedAnswer {
+    pub(super) is_success: bool,
+    pub(super) status: u16,
+    /// Its body; what is no UTF-8 is replaced. Empty if it is too long.
+    pub(super) text: String,
+    pub(super) is_too_long: bool,
+}
+
 /// The ConfigMap's data as it was read.
 #[derive(Debug, Clone, Default)]
 pub struct ConfigDocument {
@@ -234,12 +246,34 @@ impl Context {
         command
     }
 
-    /// Returns what the API server answers at a path below `base`, as text.
-    pub(crate) async fn get_text(&self, base: &str, path: &str) -> Result<String, ContextError> {
+    /// Returns what is answered at a path below `base`, whatever its status, if it is text of at most so many bytes. Whoever answers
+    /// may be a stranger, to whom the API server passes the request.
+    pub(super) async fn get_bounded(
+        &self,
+        base: &str,
+        path: &str,
+        max_bytes: usize,
+    ) -> Result<BoundedAnswer, ContextError> {
         let doing = self.request_error(&format!("get {base}/{path}"));
-        match kube::core::Request::new(base).get(path, &GetParams::default()) {
-            Ok(request) => self.client.request_text(request).await.map_err(doing),
-            Err(error) => Err(doing(kube::Error::BuildRequest(error))),
+        let request = match kube::core::Request::new(base).get(path, &GetParams::default()) {
+            Ok(request) => request.map(Body::from),
+            Err(error) => return Err(doing(kube::Error::BuildRequest(error))),
+        };
+        let response = match self.client.send(request).await {
+            Ok(response) => response,
+            Err(error) => return Err(doing(error)),
+        };
+        let status = response.status();
+        let (is_success, status) = (status.is_success(), status.as_u16());
+        match Limited::new(response.into_body(), max_bytes).collect().await {
+            Ok(read) => {
+                let text = String::from_utf8_lossy(&read.to_bytes()).into_owned();
+                Ok(BoundedAnswer { is_success, status, text, is_too_long: false })
+            }
+            Err(error) if error.is::<LengthLimitError>() => {
+                Ok(BoundedAnswer { is_success, status, text: String::new(), is_too_long: true })
+            }
+            Err(error) => Err(doing(kube::Error::Service(error))),
         }
     }
 

@@ -4,11 +4,10 @@
 //! ([`super::status`]). What may not be read is left out, and never taken for a fault.
 //!
 //! * [`ClusterSite`]: a cluster that was asked, and Adit in it. `service`: a Service and what is behind it. `caller`: who
-//!   calls. `policies`: NetworkPolicies. `exec`: a question to a node's daemon. `card`: an agent's card.
+//!   calls. `policies`: NetworkPolicies. `exec`: a question to a node's daemon.
 //!   `early`: Agents of kagent that were made before those that they name.
 
 mod caller;
-mod card;
 mod early;
 mod exec;
 mod policies;
@@ -28,4 +27,4 @@ fn if_readable<T>(read: Result<T, ContextError>) -> Result<Option<T>, ContextErr
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

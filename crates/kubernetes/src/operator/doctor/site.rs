@@ -1,6 +1,7 @@
 //! A cluster that was asked, and Adit in it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use adit_core::doctor::facts::{
     CallerFacts, CallerNode, CardFacts, ConditionFacts, ExportObject, ExportSide, ImportObject,
@@ -13,8 +14,9 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::ResourceExt;
 use kube::api::ListParams;
 
-use super::{caller, card, early, exec, if_readable, policies, service};
+use super::{caller, early, exec, if_readable, policies, service};
 use crate::api::{Export, Import, NAMESPACE, NODE, ObjectStatus, Workloads, definitions};
+use crate::operator::card;
 use crate::operator::context::{Context, ContextError};
 use crate::operator::pod_state::{NAME_LABEL, is_pod_ready};
 use crate::operator::status::ClusterReading;
@@ -263,20 +265,41 @@ impl ClusterSite {
         backend.unwrap_or_else(|| service.clone())
     }
 
-    /// The agent's card, by way of the API server of its own cluster.
-    pub async fn card(&self, service: &ServiceName, port: Option<&str>) -> CardFacts {
-        card::fetch(&self.context, &self.behind(service), port).await
+    /// The agent's card, by way of the API server of its own cluster, within ten seconds or less.
+    pub async fn card(
+        &self,
+        service: &ServiceName,
+        port: Option<&str>,
+        within: Duration,
+    ) -> CardFacts {
+        let within = within.min(card::CARD_TIMEOUT);
+        let card = card::fetch(&self.context, &self.behind(service), port, within).await;
+        let ports = || self.export_of(service).into_iter().flat_map(|export| &export.spec.ports);
+        CardFacts {
+            ports: ports().map(|port| port.number).collect(),
+            app_protocols: ports().filter_map(|port| port.app_protocol.clone()).collect(),
+            ..card
+        }
+    }
+
+    /// Its exports.
+    pub(in crate::operator) fn exports(&self) -> impl Iterator<Item = &Export> {
+        self.reading.iter().flat_map(|reading| &reading.objects.exports)
+    }
+
+    /// The name of its context.
+    pub(in crate::operator) fn context_name(&self) -> &str {
+        &self.context.name
     }
 
     /// The imports that were not released.
-    fn current_imports(&self) -> impl Iterator<Item = &Import> {
+    pub(in crate::operator) fn current_imports(&self) -> impl Iterator<Item = &Import> {
         let imports = self.reading.iter().flat_map(|reading| &reading.objects.imports);
         imports.filter(|import| import.spec.released_at.is_none())
     }
 
     fn export_of(&self, service: &ServiceName) -> Option<&Export> {
-        let mut exports = self.reading.iter().flat_map(|reading| &reading.objects.exports);
-        exports.find(|export| export.spec.service.parse().as_ref() == Ok(service))
+        self.exports().find(|export| export.spec.service.parse().as_ref() == Ok(service))
     }
 
     fn import(&self, service: &ServiceName) -> Option<ImportObject> {

@@ -10,7 +10,7 @@ use crate::api::definitions;
 use crate::fake_api_server::{FakeApiServer, Fault};
 use crate::operator::context::Context;
 
-fn named(namespace: &str, name: &str, more: Value) -> Value {
+pub(in crate::operator) fn named(namespace: &str, name: &str, more: Value) -> Value {
     let mut object = json!({"metadata": {"namespace": namespace, "name": name}});
     for (key, value) in more.as_object().into_iter().flatten() {
         match (key.as_str(), value.as_object()) {
@@ -41,7 +41,7 @@ fn slice(name: &str, writer: &str, address: &str) -> Value {
 const OURS: &str = "adit-controller.adit.dev";
 
 /// A cluster that imports `agents/fraud-bot` from `bank`, where support-bot may use it.
-fn cluster() -> FakeApiServer {
+pub(in crate::operator) fn cluster() -> FakeApiServer {
     let server = FakeApiServer::default();
     for definition in definitions() {
         let name = definition.metadata.name.unwrap();
