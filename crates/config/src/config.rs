@@ -14,6 +14,8 @@ use adit_core::name::{ClusterName, NodeName};
 use adit_core::snapshot::{Export, Import, Seed};
 use adit_core::spiffe::{TrustDomain, Workload};
 
+use crate::metrics_readers::MetricsReaders;
+
 pub use self::limits::{LimitsConfig, MtuConfig};
 
 pub mod limits;
@@ -89,8 +91,22 @@ pub struct Config {
     /// kubelet (`/livez`, `/readyz`, `/metrics`). It shows names of peers and services to whoever
     /// reaches it.
     pub metrics: Option<SocketAddr>,
+    /// No key of a file: on Kubernetes, who may read the metrics from outside the machine (`network.metricsFrom`).
+    /// `None` is whoever reaches the server.
+    pub metrics_access: Option<MetricsAccess>,
     /// `log`: what is logged, and how.
     pub log: LogConfig,
+}
+
+/// Access to the metrics of a node from outside its machine, and addresses beside [`Config::metrics`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricsAccess {
+    /// TCP addresses of the node at which the server listens as well.
+    pub listen: Vec<SocketAddr>,
+    /// Those who may read them from outside the machine.
+    pub readers: MetricsReaders,
+    /// The machine's own addresses: whoever speaks from there is not outside.
+    pub own: Vec<IpAddr>,
 }
 
 /// This node.

@@ -27,6 +27,7 @@ use crate::source::FileReference;
 
 pub mod cluster;
 pub mod config;
+pub mod metrics_readers;
 mod problem;
 mod reader;
 mod sections;

@@ -85,6 +85,7 @@ pub(crate) fn config(root: &ValueReader<'_>, env: NodeEnv<'_>) -> Option<Config>
         limits: limits?,
         admin: admin?,
         metrics: metrics?,
+        metrics_access: None,
         log: log?,
     })
 }

@@ -105,6 +105,7 @@ impl ProcessMetrics {
 pub fn describe() {
     adit_transport::links::describe_metrics();
     adit_dataplane::describe_metrics();
+    crate::admin::serve::describe();
     describe_counter!(
         RELOADS,
         Unit::Count,
@@ -124,6 +125,7 @@ pub fn describe() {
 fn begin_at_zero() {
     adit_transport::links::begin_metrics();
     adit_dataplane::begin_metrics();
+    crate::admin::serve::begin();
     for outcome in [FileReadOutcome::Applied, FileReadOutcome::Unchanged, FileReadOutcome::Rejected]
     {
         counter!(RELOADS, "outcome" => outcome.name()).increment(0);

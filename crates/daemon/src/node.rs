@@ -24,6 +24,7 @@ mod kubernetes;
 mod link_log;
 mod links;
 mod memory;
+mod metrics_admission;
 mod older_processes;
 mod process_state;
 mod readiness_checks;

@@ -5,6 +5,7 @@
 //! * [`state`]: turns that value into what the data path understands; [`backends`] decides which
 //!   EndpointSlices are believed.
 //! * [`certificate`]: asks the controller for a certificate.
+//! * `reader_pods`: whose pods may read the node's metrics.
 //! * `location` and `installation`: where the node runs, and whether Adit still does.
 
 mod backends;
@@ -12,8 +13,10 @@ pub mod certificate;
 mod installation;
 mod location;
 pub mod observed;
+mod reader_pods;
 pub mod state;
 pub mod watch;
 
 pub use self::installation::{installation_uid, is_uninstalled};
 pub use self::location::NodeLocation;
+pub use self::reader_pods::{METRICS_LABEL, ReaderPods};

@@ -9,7 +9,7 @@ use adit_core::name::NodeName;
 use adit_core::snapshot::ClusterView;
 
 use super::ClusterConfig;
-use crate::config::{AdminConfig, Config, LinkConfig, NodeConfig};
+use crate::config::{AdminConfig, Config, LinkConfig, MetricsAccess, NodeConfig};
 use crate::sections::nodes::default_endpoints;
 
 /// Facts that a node knows of itself and the ConfigMap does not hold.
@@ -41,6 +41,15 @@ impl ClusterConfig {
         };
         let advertise =
             addresses.iter().map(|ip| SocketAddr::new(*ip, port)).take(ClusterView::MAX_ADDRESSES);
+        let network = &self.network;
+        let reader_listen = if network.metrics.ip().to_canonical().is_loopback()
+            && !network.metrics_from.is_empty()
+        {
+            let at = |ip: &IpAddr| SocketAddr::new(*ip, network.metrics.port());
+            addresses.iter().map(at).collect()
+        } else {
+            Vec::new()
+        };
         let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let links = self.links.iter().map(|link| LinkConfig {
             cluster: link.cluster.clone(),
@@ -67,7 +76,12 @@ impl ClusterConfig {
             denied: self.denied.clone(),
             limits: self.limits.clone(),
             admin: AdminConfig::default(),
-            metrics: Some(self.network.metrics),
+            metrics: Some(network.metrics),
+            metrics_access: Some(MetricsAccess {
+                listen: reader_listen,
+                readers: network.metrics_from.clone(),
+                own: addresses,
+            }),
             log: self.log,
         }
     }

@@ -1,11 +1,13 @@
 //! A bounded HTTP server: accepts, serves, gives up on whoever is slow.
 //!
-//! Owns the limits. A stranger in the cluster can reach the public listener, and the kubelet restarts a pod
+//! Owns the limits, and closes whoever is not admitted before a byte is read. A stranger in the cluster can reach the public listener, and the kubelet restarts a pod
 //! whose probe is not answered: no address may take all connections, and none may hold one for long.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use metrics::{Unit, counter, describe_counter};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
@@ -37,6 +40,49 @@ const MAX_HEADERS: usize = 64;
 /// After a failed accept, which is about a lack of descriptors or memory.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
+/// Those who were not let in.
+const READERS_REFUSED: &str = "adit_metrics_readers_refused_total";
+
+/// Describes what is counted here to the recorder: once, after it is installed.
+pub(crate) fn describe() {
+    describe_counter!(
+        READERS_REFUSED,
+        Unit::Count,
+        "Connections to /metrics that were closed unread, because nobody may read it from there (network.metricsFrom)"
+    );
+}
+
+/// Has it begin at 0.
+pub(crate) fn begin() {
+    counter!(READERS_REFUSED).increment(0);
+}
+
+/// The answer to whether an address may connect.
+pub type AdmissionAnswer = Pin<Box<dyn Future<Output = bool> + Send>>;
+
+/// The clients that may connect to a server over TCP, by address in canonical form. Whoever may not is closed before a byte is read.
+#[derive(Clone)]
+pub struct Admission(Arc<dyn Fn(IpAddr) -> AdmissionAnswer + Send + Sync>);
+
+impl Admission {
+    /// Those for whose address `admits` says so, in a few seconds at most.
+    pub fn new(admits: impl Fn(IpAddr) -> AdmissionAnswer + Send + Sync + 'static) -> Self {
+        Self(Arc::new(admits))
+    }
+
+    /// Whoever reaches the server.
+    #[must_use]
+    pub fn everybody() -> Self {
+        Self::new(|_| Box::pin(std::future::ready(true)))
+    }
+}
+
+impl fmt::Debug for Admission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admission").finish_non_exhaustive()
+    }
+}
+
 /// Where a server listens; bound by whoever calls.
 #[derive(Debug)]
 pub enum AdminListener {
@@ -48,6 +94,16 @@ pub enum AdminListener {
 
 /// Serves `router` until `stop`, then lets answers under way finish for a moment.
 pub async fn run(listener: AdminListener, router: Router, stop: CancellationToken) {
+    run_for(listener, router, stop, Admission::everybody()).await;
+}
+
+/// The same, for those who are admitted.
+pub async fn run_for(
+    listener: AdminListener,
+    router: Router,
+    stop: CancellationToken,
+    admission: Admission,
+) {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut per_address = HashMap::<IpAddr, usize>::new();
     // Each task gives back the address that it served.
@@ -86,8 +142,9 @@ pub async fn run(listener: AdminListener, router: Router, stop: CancellationToke
                     continue;
                 }
                 *count += 1;
+                let admitted = (admission.0)(address);
                 tasks.spawn(async move {
-                    serve_connection(stream, router, stop).await;
+                    serve_admitted(stream, router, stop, admitted).await;
                     drop(permit);
                     Some(address)
                 });
@@ -98,6 +155,20 @@ pub async fn run(listener: AdminListener, router: Router, stop: CancellationToke
     let finished = async { while tasks.join_next().await.is_some() {} };
     // Late ones are dropped with the set.
     tokio::time::timeout(Duration::from_secs(2), finished).await.ok();
+}
+
+/// Serves a connection, unless the answer is that its client may not connect.
+async fn serve_admitted(
+    stream: tokio::net::TcpStream,
+    router: Router,
+    stop: CancellationToken,
+    admitted: AdmissionAnswer,
+) {
+    if admitted.await {
+        serve_connection(stream, router, stop).await;
+    } else {
+        counter!(READERS_REFUSED).increment(1);
+    }
 }
 
 enum Accepted {

@@ -295,3 +295,43 @@ async fn a_page_that_is_asked_for_without_end_is_made_for_a_tenth_of_the_time() 
     assert_eq!(made.load(std::sync::atomic::Ordering::Relaxed), 1);
     server.end().await;
 }
+
+#[tokio::test]
+async fn whoever_is_not_admitted_is_closed_unread_and_the_others_are_served() {
+    // On the wildcard of IPv6 an IPv4 client has a mapped address.
+    let listener = TcpListener::bind("[::]:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = asked.clone();
+    let admission = serve::Admission::new(move |ip| {
+        seen.lock().unwrap().push(ip);
+        Box::pin(std::future::ready(ip.to_string() != "127.0.0.9"))
+    });
+    let state = public::PublicState {
+        readiness: Readiness::default(),
+        metrics: Arc::new(|| "adit_ready 1\n".to_owned()),
+    };
+    let (router, stop) = (public::router(state), CancellationToken::new());
+    let served =
+        serve::run_for(serve::AdminListener::Tcp(listener), router, stop.clone(), admission);
+    let get = async |from: &str| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+        let mut stream = socket.connect(([127, 0, 0, 1], port).into()).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.ok();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.ok();
+        String::from_utf8(answer).unwrap()
+    };
+    let clients = async {
+        // More than may be open at once from one address: each gives its place back.
+        for _ in 0..100 {
+            assert_eq!(get("127.0.0.9").await, "");
+        }
+        assert!(get("127.0.0.8").await.ends_with("adit_ready 1\n"));
+        stop.cancel();
+    };
+    tokio::join!(served, clients);
+    let asked = asked.lock().unwrap();
+    assert!(asked.len() == 101 && asked.iter().all(std::net::IpAddr::is_ipv4), "{asked:?}");
+}

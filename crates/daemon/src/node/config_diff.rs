@@ -52,6 +52,7 @@ pub(super) fn between(old: &Config, new: &Config) -> ConfigDiff {
         "limits.mtu": limits.mtu;
         "admin": admin;
         "metrics": metrics;
+        "network.metricsFrom": metrics_access;
     }
     let applied = [
         ("node", config.node != old.node),
@@ -75,7 +76,8 @@ fn all_keys(config: &Config) {
     #[rustfmt::skip]
     let Config {
         cluster: _, trust_domain: _, node, siblings: _, links: _, imports: _, exports: _, workloads: _,
-        denied: _, limits, admin: _, metrics: _, log,
+        denied: _, limits, admin: _, metrics: _,
+        metrics_access: _, log,
     } = config;
     let NodeConfig { name: _, listen: _, advertise: _, identity: _, endpoints: _ } = node;
     let LogConfig { level: _, format: _ } = log;

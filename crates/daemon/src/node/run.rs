@@ -8,6 +8,7 @@ use adit_config::ConfigChange;
 use adit_config::cluster::NetworkMode;
 use adit_dataplane::tcp::os::OsTcpNetwork;
 use adit_kubernetes::Client;
+use adit_kubernetes::node::ReaderPods;
 use adit_pki::UnixTime;
 use adit_runtime::Tasks;
 use tokio::runtime::Runtime;
@@ -85,6 +86,7 @@ fn run_file(file: &Path, take_over: bool, log: &ProcessLog) -> Result<ProcessExi
         net: OsTcpNetwork::default(),
         chain,
         handover: HandoverState::default(),
+        reader_pods: None,
     };
     let ended = start(&runtime, context, &mut Tasks::default(), log);
     drop(watching);
@@ -187,5 +189,6 @@ fn spawn_cluster_tasks(
         net,
         chain: Some(chain),
         handover: handover.clone(),
+        reader_pods: Some(ReaderPods::new(client.clone())),
     }
 }

@@ -1,7 +1,7 @@
 //! The thread of the admin and public servers, apart from the data path and from the supervisor.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,13 +18,16 @@ use super::data_plane::StatusSource;
 use super::process_state::ProcessState;
 use crate::admin::control::{self, AdminCommand, Controls};
 use crate::admin::public::{self, PublicState};
-use crate::admin::serve::{self, AdminListener};
+use crate::admin::serve::{self, AdminListener, Admission};
 use crate::admin::socket::AdminSocket;
 use crate::metrics::{ProcessMetrics, gauges::ProcessTotals, process::ProcessUsage};
 use crate::telemetry::ProcessLog;
 
 /// Histograms are emptied into their buckets this often.
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// After a further address of the public server could not be bound.
+const BIND_BACKOFF: Duration = Duration::from_secs(5);
 
 /// The admin server's listener, as configured.
 #[derive(Debug)]
@@ -47,18 +50,37 @@ pub(super) struct ServerPlan {
     /// The admin server.
     pub(super) admin: (AdminBinding, Router),
     /// The public one, where it is configured.
-    pub(super) public: Option<(TcpListener, Router)>,
+    pub(super) public: Option<PublicServer>,
     /// From then on the public server is the next process's.
     pub(super) taken_over: CancellationToken,
     /// The metrics that need upkeep.
     pub(super) metrics: ProcessMetrics,
 }
 
+/// The public server: its routes, where it listens, and for whom.
+pub(super) struct PublicServer {
+    router: Router,
+    listener: TcpListener,
+    /// Further addresses, which are bound while it runs: a node serves without them.
+    also: Vec<SocketAddr>,
+    admission: Admission,
+}
+
+/// Where the public server listens, and for whom.
+pub(super) struct PublicBinding {
+    /// Its own listener.
+    pub(super) listener: TcpListener,
+    /// Further addresses.
+    pub(super) also: Vec<SocketAddr>,
+    /// The clients that may connect to any of them.
+    pub(super) admission: Admission,
+}
+
 impl ServerPlan {
     /// The routes of both servers, which answer from `state` and send `commands` to the supervisor.
     pub(super) fn new<W: StatusSource>(
         admin: AdminBinding,
-        public: Option<TcpListener>,
+        public: Option<PublicBinding>,
         state: &Arc<ProcessState<W>>,
         metrics: ProcessMetrics,
         (commands, prober, endpoints): (mpsc::Sender<AdminCommand>, Prober, Endpoints),
@@ -85,8 +107,13 @@ impl ServerPlan {
             let totals = ProcessTotals { log_dropped, ..state.status_source.totals() };
             page.render(&state.status(), &ProcessUsage::read(), &totals)
         };
-        let public_router = public::router(PublicState { readiness, metrics: Arc::new(render) });
-        let public = public.map(|listener| (listener, public_router));
+        let router_of_pages = public::router(PublicState { readiness, metrics: Arc::new(render) });
+        let public = public.map(|PublicBinding { listener, also, admission }| PublicServer {
+            router: router_of_pages,
+            listener,
+            also,
+            admission,
+        });
         Self { admin: (admin, router), public, taken_over, metrics }
     }
 }
@@ -131,9 +158,12 @@ async fn run(plan: ServerPlan, stop: CancellationToken) -> io::Result<()> {
         AdminBinding::Tcp(listener) => tcp(listener)?,
     };
     tasks.spawn(serve::run(listener, router, stop.clone()));
-    if let Some((listener, router)) = plan.public {
+    if let Some(PublicServer { router, listener, also, admission }) = plan.public {
         let (until, succeeded) = (stop.child_token(), plan.taken_over.clone());
-        tasks.spawn(serve::run(tcp(listener)?, router, until.clone()));
+        for address in also {
+            tasks.spawn(serve_at(address, router.clone(), until.clone(), admission.clone()));
+        }
+        tasks.spawn(serve::run_for(tcp(listener)?, router, until.clone(), admission));
         tasks.spawn(async move {
             tokio::select! {
                 () = until.cancelled() => {}
@@ -151,6 +181,32 @@ async fn run(plan: ServerPlan, stop: CancellationToken) -> io::Result<()> {
     tasks.close();
     tasks.wait().await;
     Ok(())
+}
+
+/// Serves at an address of the node as soon as it can be had: whoever has it now, or the lack of it, is in the way of
+/// nothing but this.
+async fn serve_at(
+    address: SocketAddr,
+    router: Router,
+    stop: CancellationToken,
+    admission: Admission,
+) {
+    let mut is_logged = false;
+    loop {
+        // Shared with the older process of this node while that one goes.
+        match adit_host::tcp::listen(address, true).and_then(tcp) {
+            Ok(listener) => return serve::run_for(listener, router, stop, admission).await,
+            Err(error) if !is_logged => {
+                tracing::warn!(%error, "metrics are not served at {address}: free it, or set network.metricsFrom to []");
+                is_logged = true;
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(BIND_BACKOFF) => {}
+        }
+    }
 }
 
 fn tcp(listener: TcpListener) -> io::Result<AdminListener> {

@@ -8,6 +8,7 @@ use std::time::Instant;
 use adit_config::{Config, ConfigReport};
 use adit_core::snapshot::Snapshot;
 use adit_dataplane::tcp::os::OsTcpNetwork;
+use adit_kubernetes::node::ReaderPods;
 use adit_kubernetes::node::state::NodeState;
 use adit_pki::UnixTime;
 use adit_pki::tls::system_clock;
@@ -29,12 +30,13 @@ use super::handover::holder::NodeSockets;
 use super::handover::requester::Succession;
 use super::memory::MemoryShares;
 use super::process_state::{MutableState, ProcessState, StaticState};
-use super::servers::{AdminBinding, HttpServers, ServerPlan};
+use super::servers::{AdminBinding, HttpServers, PublicBinding, ServerPlan};
 use super::snapshot::{self, SnapshotBuilder, SnapshotSources};
 use super::supervisor::{NodeSupervisor, SupervisorEvents};
 use super::takeover::{self, BindInputs, ProcessChain};
 use super::workers::WorkerPool;
-use super::{link_log, readiness_checks};
+use super::{link_log, metrics_admission, readiness_checks};
+use crate::admin::serve::Admission;
 use crate::metrics::ProcessMetrics;
 use crate::process::link_context::link_context;
 use crate::process::log::log_warnings;
@@ -61,6 +63,8 @@ pub(super) struct StartContext {
     /// The processes before and after this one, if it does not stand alone.
     pub(super) chain: Option<ProcessChain>,
     pub(super) handover: HandoverState,
+    /// The pods that may read metrics, if the node runs on Kubernetes.
+    pub(super) reader_pods: Option<ReaderPods>,
 }
 
 /// A node that knows who it is and has its sockets.
@@ -217,6 +221,7 @@ async fn serve(node: BoundNode) -> Result<ProcessExit, StartError> {
         handover: context.handover,
         signals,
         servers: (sockets.admin, sockets.public, node.metrics),
+        reader_pods: context.reader_pods,
         succession: node.succession,
         starting: node.starting,
     };
@@ -266,6 +271,7 @@ struct ServingNode {
     signals: ProcessSignals,
     /// The sockets of both servers, and what they show.
     servers: (AdminBinding, Option<TcpListener>, ProcessMetrics),
+    reader_pods: Option<ReaderPods>,
     succession: Option<Succession>,
     starting: Pending,
 }
@@ -288,7 +294,8 @@ impl ServingNode {
         let (commands_in, commands) = mpsc::channel(MAX_PENDING_COMMANDS);
         let taken_over = handover.taken_over.clone();
         let asked = (commands_in, data_plane.prober.clone(), data_plane.endpoints.clone());
-        let plan = ServerPlan::new(admin, public_listener, &state, metrics, asked, taken_over);
+        let public = public_listener.map(|public| public_binding(public, &state, self.reader_pods));
+        let plan = ServerPlan::new(admin, public, &state, metrics, asked, taken_over);
         let servers = HttpServers::start(plan).map_err(cannot("start the admin server"))?;
         log_started(&state);
         drop(self.starting);
@@ -306,6 +313,22 @@ impl ServingNode {
         let exit = supervisor.run(events).await;
         servers.stop();
         Ok(exit)
+    }
+}
+
+/// Where the public server listens, and for whom.
+fn public_binding<W>(
+    listener: TcpListener,
+    state: &ProcessState<W>,
+    pods: Option<ReaderPods>,
+) -> PublicBinding {
+    match state.config().metrics_access.clone() {
+        Some(access) => PublicBinding {
+            listener,
+            also: access.listen.clone(),
+            admission: metrics_admission::admission(access, state.snapshot.clone(), pods),
+        },
+        None => PublicBinding { listener, also: Vec::new(), admission: Admission::everybody() },
     }
 }
 

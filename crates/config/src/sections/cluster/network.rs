@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 
 use crate::cluster::{NetworkConfig, NetworkMode};
+use crate::metrics_readers::{MetricsReader, MetricsReaders};
 use crate::problem::{ProblemKind, ValueProblem};
-use crate::reader::MapReader;
+use crate::reader::{MapReader, ValueReader};
 use crate::value;
 
 pub(super) fn network(mut fields: MapReader<'_>) -> Option<NetworkConfig> {
@@ -28,8 +29,17 @@ pub(super) fn network(mut fields: MapReader<'_>) -> Option<NetworkConfig> {
     let metrics = metrics_item.as_ref().map_or(Some(default.metrics), |item| {
         item.value(|text| value::address(text).and_then(server_address))
     });
+    let readers_item = fields.optional("metricsFrom");
+    let readers = readers_item.map(|item| metrics_readers(&item));
     fields.finish();
     let (listener_port, metrics) = (listener_port?, metrics?);
+    // Whoever has written where metrics are served, before it could be said to whom, goes on to get what he got.
+    let metrics_from = match (readers, &metrics_item) {
+        (Some(readers), _) => readers?,
+        (None, None) => default.metrics_from,
+        (None, Some(_)) if metrics.ip().to_canonical().is_loopback() => MetricsReaders::default(),
+        (None, Some(_)) => MetricsReaders::everybody(),
+    };
     let own_ports = listener_port..listener_port + NetworkConfig::LISTENER_PORTS;
     if let Some(item) = metrics_item.or(listener)
         && own_ports.contains(&metrics.port())
@@ -49,7 +59,25 @@ pub(super) fn network(mut fields: MapReader<'_>) -> Option<NetworkConfig> {
         port: port?,
         listener_port,
         metrics,
+        metrics_from,
     })
+}
+
+fn metrics_readers(item: &ValueReader<'_>) -> Option<MetricsReaders> {
+    let items = item.list()?;
+    if items.len() > MetricsReaders::MAX {
+        let message = format!("{} entries: expected {} at most", items.len(), MetricsReaders::MAX);
+        item.error(ValueProblem::new(ProblemKind::OutOfRange, message));
+        return None;
+    }
+    let reader = |item: &ValueReader<'_>| {
+        item.value(|text| {
+            text.parse::<MetricsReader>()
+                .map_err(|why| ValueProblem::new(ProblemKind::Invalid, format!("{text:?}: {why}")))
+        })
+    };
+    let read: Vec<Option<MetricsReader>> = items.iter().map(reader).collect();
+    read.into_iter().collect()
 }
 
 /// A server's address has a port that clients can know.

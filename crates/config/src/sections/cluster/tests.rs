@@ -12,6 +12,7 @@ use crate::cluster::{
     ServiceSelection, parse,
 };
 use crate::config::{AdminConfig, LimitsConfig};
+use crate::metrics_readers::MetricsReaders;
 use crate::reader::{ProblemSink, ValueReader};
 use crate::sections::tests::keys;
 use crate::tree;
@@ -300,6 +301,38 @@ fn a_node_gets_its_part() {
     let dual = config.node(facts(&["172.18.1.2", "fd00::2"]));
     assert_eq!(dual.node.listen, ["[::]:7000".parse().unwrap()], "it carries IPv4 as well");
     assert_eq!(dual.node.advertise[1], "[fd00::2]:7000".parse().unwrap());
+}
+
+#[test]
+fn metrics_are_for_the_cluster_unless_it_is_said_for_whom_or_where() {
+    let readers = |network: &str| {
+        let config = good([NAME, ("n.yaml", &format!("network: {{{network}}}\n"))]);
+        let facts = NodeFacts {
+            name: "e1".parse().unwrap(),
+            addresses: vec!["172.18.1.2".parse().unwrap()],
+            identity: "/i".into(),
+            bundles: "/b".into(),
+        };
+        let access = config.node(facts).metrics_access.unwrap();
+        let listen: Vec<String> = access.listen.iter().map(ToString::to_string).collect();
+        (access.readers, listen)
+    };
+    let at_node = vec!["172.18.1.2:7844".to_owned()];
+    assert_eq!(readers(""), (MetricsReaders::cluster(), at_node.clone()));
+    assert_eq!(readers("metricsFrom: []"), (MetricsReaders::default(), vec![]));
+    let monitoring = ["10.1.0.0/16".parse().unwrap()].into_iter().collect();
+    assert_eq!(readers("metricsFrom: [10.1.0.0/16]"), (monitoring, at_node.clone()));
+    // As it was before the key was there.
+    assert_eq!(readers("metrics: 127.0.0.1:7844"), (MetricsReaders::default(), vec![]));
+    assert_eq!(readers("metrics: 0.0.0.0:7844"), (MetricsReaders::everybody(), vec![]));
+    let nodes = ["nodes".parse().unwrap()].into_iter().collect::<MetricsReaders>();
+    assert_eq!(readers("metrics: 127.0.0.1:7844, metricsFrom: [nodes]"), (nodes.clone(), at_node));
+    assert_eq!(readers("metrics: 0.0.0.0:7844, metricsFrom: [nodes]"), (nodes, vec![]));
+    after(
+        "network: {metricsFrom: [pod, 10.1.0.0/8]}",
+        "f.yaml:1:25: network.metricsFrom[0]: \"pod\": expected pods, nodes, or a range of addresses as 10.0.0.0/8\n\
+         f.yaml:1:30: network.metricsFrom[1]: \"10.1.0.0/8\": the range begins at 10.0.0.0",
+    );
 }
 
 #[test]
