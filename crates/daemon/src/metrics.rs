@@ -59,9 +59,11 @@ impl ProcessMetrics {
     /// If somebody else has done so before.
     pub fn install() -> Result<Self, MetricsError> {
         // No idle timeout: a handle that is taken once and kept would go on counting into nothing.
-        let answer = Matcher::Full(adit_dataplane::ANSWER_SECONDS.into());
+        let [answer, dial] = [adit_dataplane::ANSWER_SECONDS, adit_dataplane::DIAL_SECONDS]
+            .map(|name| Matcher::Full(name.into()));
         let handle = PrometheusBuilder::new()
             .set_buckets_for_metric(answer, &ANSWER_SECONDS)?
+            .set_buckets_for_metric(dial, &ANSWER_SECONDS)?
             .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
             .set_buckets_for_metric(Matcher::Suffix("_bytes".into()), &BYTES)?
             .install_recorder()?;
@@ -79,10 +81,15 @@ impl ProcessMetrics {
 
     /// The page of a process that is no node: the events counted, and what the kernel says of the process.
     #[must_use]
-    pub fn render_controller(&self, process: &ProcessUsage, api_silence: Duration) -> String {
+    pub fn render_controller(
+        &self,
+        process: &ProcessUsage,
+        api_silence: Duration,
+        is_active: bool,
+    ) -> String {
         let mut page = page::MetricsPage::default();
         gauges::kernel(&mut page, process);
-        gauges::controller(&mut page, api_silence);
+        gauges::controller(&mut page, api_silence, is_active);
         self.handle.render() + &page.into_text()
     }
 

@@ -19,7 +19,7 @@ use futures_util::poll;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::flow::ByteCounter;
+use crate::flow::Flow;
 use crate::tcp::{ReadBuffer, Tcp};
 
 /// Chunks that one turn takes from a stream.
@@ -47,15 +47,14 @@ pub(crate) async fn copy<T: Tcp>(
     recv: &mut RecvStream,
     pending: PendingCopy,
     reset: Code,
-    count: (&ByteCounter, &ByteCounter),
+    flow: &Flow,
 ) -> Result<(), Code> {
-    let (sent, received) = count;
     let PendingCopy { to_stream, finished, to_tcp } = pending;
     let end = {
         let unwatched = PeerUnwatched::default();
         let unsent = UnsentChunks { chunks: to_stream, finished };
-        let forward = tcp_to_stream(tcp, send, unsent, &unwatched, sent, reset);
-        let backward = stream_to_tcp(tcp, recv, to_tcp, &unwatched, received, reset);
+        let forward = tcp_to_stream(tcp, send, unsent, &unwatched, flow, reset);
+        let backward = stream_to_tcp(tcp, recv, to_tcp, &unwatched, flow, reset);
         tokio::select! {
             biased;
             both = futures_util::future::try_join(forward, backward) => both.map(|_| tcp.close_gracefully()),
@@ -116,7 +115,7 @@ async fn tcp_to_stream<T: Tcp>(
     send: &mut SendStream,
     unsent: UnsentChunks,
     unwatched: &PeerUnwatched,
-    count: &ByteCounter,
+    flow: &Flow,
     reset: Code,
 ) -> Result<(), Code> {
     let UnsentChunks { chunks: mut unsent, mut finished } = unsent;
@@ -136,7 +135,7 @@ async fn tcp_to_stream<T: Tcp>(
             biased;
             read = tcp.read(&mut buffer) => match read {
                 Ok(Some(bytes)) => {
-                    count.add(bytes.len());
+                    flow.count_sent(bytes.len());
                     unsent.push_back(bytes);
                 }
                 Ok(None) => finished = true,
@@ -148,6 +147,7 @@ async fn tcp_to_stream<T: Tcp>(
     drop(buffer);
     // The opening may have said so already; whatever else is wrong, waiting tells.
     send.finish().ok();
+    flow.count_ended_way();
     send.stopped().await.map_err(|e| e.code())
 }
 
@@ -205,10 +205,10 @@ async fn stream_to_tcp<T: Tcp>(
     recv: &mut RecvStream,
     first: Bytes,
     unwatched: &PeerUnwatched,
-    count: &ByteCounter,
+    flow: &Flow,
     reset: Code,
 ) -> Result<(), Code> {
-    count.add(first.len());
+    flow.count_received(first.len());
     tcp.write(&mut [first]).await.map_err(|_| reset)?;
     let mut chunks: [Bytes; MAX_BATCH] = Default::default();
     let mut stall = StreamStall::default();
@@ -227,7 +227,7 @@ async fn stream_to_tcp<T: Tcp>(
             break;
         };
         let batch = &mut chunks[..filled];
-        count.add(batch.iter().map(Bytes::len).sum());
+        flow.count_received(batch.iter().map(Bytes::len).sum());
         let mut write = pin!(tcp.write(batch));
         if let Poll::Ready(written) = poll!(&mut write) {
             written.map_err(|_| reset)?;
@@ -254,6 +254,7 @@ async fn stream_to_tcp<T: Tcp>(
         stall.resumed();
     }
     unwatched.set(true);
+    flow.count_ended_way();
     tcp.finish().await.map_err(|_| reset)
 }
 

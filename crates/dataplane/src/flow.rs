@@ -5,6 +5,7 @@
 //! What it says of identity is what is known: the peer daemon's verified ID, the source as this node found it
 //! (outbound) or as the peer asserts it (inbound, and marked so).
 
+mod counters;
 mod direction;
 pub(crate) mod failure;
 mod futile;
@@ -12,6 +13,7 @@ mod line;
 mod log_limit;
 pub(crate) mod metrics;
 mod refusals;
+mod refused_sources;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -19,7 +21,8 @@ mod tests;
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU8;
+use std::time::Duration;
 
 use adit_core::code::Code;
 use adit_core::fault::BackendFault;
@@ -30,35 +33,13 @@ use adit_core::text::count_noun;
 use adit_runtime::count_down;
 use tokio::time::Instant;
 
+pub use self::counters::ByteCounter;
 pub use self::direction::Direction;
 pub use self::failure::FlowFailure;
 use self::metrics::TargetMetrics;
 pub use self::table::{ExportUser, Flows, TargetKey, TargetTotals};
 use self::table::{FlowOpener, TargetFlows};
 use crate::capacity::OpenStreams;
-
-/// Bytes that one direction of a flow has carried, counted as they pass.
-#[derive(Debug)]
-pub struct ByteCounter {
-    flow: AtomicU64,
-    total: ::metrics::Counter,
-}
-
-impl ByteCounter {
-    fn new(total: &::metrics::Counter) -> Self {
-        Self { flow: AtomicU64::new(0), total: total.clone() }
-    }
-
-    pub(crate) fn add(&self, bytes: usize) {
-        self.flow.fetch_add(bytes as u64, Relaxed);
-        self.total.increment(bytes as u64);
-    }
-
-    /// Bytes so far.
-    pub fn bytes(&self) -> u64 {
-        self.flow.load(Relaxed)
-    }
-}
 
 /// The record of a flow, reported when it is dropped.
 #[derive(Debug)]
@@ -80,6 +61,8 @@ pub struct Flow {
     /// Bytes from TCP to the stream, and from the stream to TCP.
     pub(crate) sent: ByteCounter,
     pub(crate) received: ByteCounter,
+    /// The ways that have come to their end.
+    ended_ways: AtomicU8,
     group: Option<TargetKey>,
     /// The metrics of the target's flows, if the target is counted by name.
     target_metrics: Option<Arc<TargetMetrics>>,
@@ -115,6 +98,7 @@ impl Flows {
             retries: 0,
             sent: ByteCounter::new(&metrics.sent),
             received: ByteCounter::new(&metrics.received),
+            ended_ways: AtomicU8::new(0),
             group: None,
             target_metrics: None,
             user: None,
@@ -205,8 +189,8 @@ impl Flow {
         }
         if let Some(flows) = table.groups.get_mut(&key) {
             flows.group.open += 1;
-            self.sent.total = flows.metrics.sent.clone();
-            self.received.total = flows.metrics.received.clone();
+            self.sent.count_in(&flows.metrics.sent);
+            self.received.count_in(&flows.metrics.received);
             self.target_metrics = Some(Arc::clone(&flows.metrics));
         }
         drop(table);
@@ -229,6 +213,13 @@ impl Flow {
         match &self.target_metrics {
             Some(metrics) => metrics.answered(waited),
             None => metrics::answered_unnamed(self.direction, self.link(), waited),
+        }
+    }
+
+    /// Records how long a backend took to accept.
+    pub(crate) fn dialled(&self, waited: Duration) {
+        if let Some(metrics) = &self.target_metrics {
+            metrics.dialled.record(waited.as_secs_f64());
         }
     }
 
@@ -269,6 +260,7 @@ impl Drop for Flow {
         }
         // Numbers that only a peer knows are one: what is kept must be bounded by our own list.
         let known = if let Code::Unknown(_) = code { Code::Unknown(0) } else { code };
+        self.leave_half_open();
         let metrics = self.flows.0.metrics_of(direction);
         metrics.open.decrement(1.0);
         match &self.target_metrics {
@@ -314,6 +306,9 @@ impl Flow {
             let source = self.source.as_ref().map(|source| source.workload.clone());
             let (asker, code) = ((direction, cluster, target, source), self.code());
             let is_refused = self.is_refused(code);
+            if is_refused {
+                table.refused.count(&asker, known);
+            }
             match &self.end {
                 Err(failure) if is_refused || code == Code::OverBudget => {
                     let reason = self.local_reason(failure);

@@ -369,12 +369,14 @@ async fn dial<N: TcpNetwork>(
 ) -> Result<N::Stream, FlowFailure> {
     let mut last = FlowFailure::from(Code::NoBackend);
     for backend in backends.iter().take(MAX_ATTEMPTS) {
+        let began = Instant::now();
         let dialled =
             timeout(data_path.limits.dial_timeout, data_path.net.dial(backend.address)).await;
         let dialled = dialled.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
         flow.workload = Some(backend.address);
         match dialled {
             Ok(tcp) => {
+                flow.dialled(began.elapsed());
                 data_path.context.backends.record_dial(backend.address, Ok(()));
                 flow.hop = backend.node != snapshot.local.node;
                 return Ok(tcp);
@@ -455,10 +457,9 @@ async fn forward<N: TcpNetwork>(
             _gone = answer_with(&mut stream.send, &answer) => {}
             () = wait_until_evicted(&stream.recv) => return Err(Code::OverBudget),
         }
-        let count = (&flow.sent, &flow.received);
         let left = PendingCopy { to_tcp: first, ..PendingCopy::default() };
         let (send, recv) = (&mut stream.send, &mut stream.recv);
-        copy(tcp, send, recv, left, Code::BackendReset, count).await
+        copy(tcp, send, recv, left, Code::BackendReset, flow).await
     });
     data_path.while_permitted(permit, copied).await
 }

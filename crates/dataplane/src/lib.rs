@@ -29,7 +29,7 @@ pub mod tcp;
 #[cfg(test)]
 mod testing;
 
-pub use flow::metrics::{ANSWER_SECONDS, begin_service as begin_service_metrics};
+pub use flow::metrics::{ANSWER_SECONDS, DIAL_SECONDS, begin_service as begin_service_metrics};
 
 /// Describes all metrics of this crate to the recorder: once, after it is installed.
 pub fn describe_metrics() {

@@ -74,9 +74,8 @@ async fn forward<N: TcpNetwork>(
     };
     flow.answered();
     let end = {
-        let count = (&flow.sent, &flow.received);
         let (send, recv) = (&mut stream.send, &mut stream.recv);
-        let copying = pin!(copy(tcp, send, recv, pending, Code::SourceReset, count));
+        let copying = pin!(copy(tcp, send, recv, pending, Code::SourceReset, flow));
         data_path.while_permitted(&permit, copying).await
     };
     if let Err(failure) = &end {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use adit_config::config::LogConfig;
 use adit_kubernetes::controller::{
-    self, ControllerError, ControllerPod, ControllerState, LinkedClusters,
+    self, ControllerError, ControllerPhase, ControllerPod, ControllerState, LinkedClusters,
 };
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -122,8 +122,12 @@ fn probes_and_metrics(
     public::router(PublicState {
         readiness,
         metrics: Arc::new(move || {
-            let answered = states.borrow().answered_at.unwrap_or(began);
-            metrics.render_controller(&ProcessUsage::read(), answered.elapsed())
+            let (answered, phase) = {
+                let state = states.borrow();
+                (state.answered_at.unwrap_or(began), state.phase)
+            };
+            let is_active = phase != ControllerPhase::Standby;
+            metrics.render_controller(&ProcessUsage::read(), answered.elapsed(), is_active)
         }),
     })
 }

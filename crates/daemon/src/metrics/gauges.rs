@@ -20,7 +20,7 @@ macro_rules! families {
 }
 
 families! {
-    BUILD = "adit_build_info", Gauge, "", ["version"], "Always 1; the version of the daemon is its label";
+    BUILD = "adit_build_info", Gauge, "", ["version"], "Always 1; the version of the daemon, or of the controller, is its label";
     UPTIME = "adit_uptime_seconds", Gauge, "seconds", [], "For how long the process has run";
     READY = "adit_ready", Gauge, "", [], "Whether this node may be sent work";
     DRAINING = "adit_draining", Gauge, "", [], "Whether this node is going away";
@@ -29,6 +29,7 @@ families! {
     CERTIFICATE = "adit_certificate_left_seconds", Gauge, "seconds", [], "What is left of this node's certificate; negative once it has ended";
     CONTROLLER_SILENCE = "adit_controller_silence_seconds", Gauge, "seconds", [], "How long ago the controller of this node's cluster last asked it how it is; absent until it has";
     API_SILENCE = "adit_controller_api_silence_seconds", Gauge, "seconds", [], "Of a controller: how long ago the API server last answered it, which it asks every two seconds";
+    ACTIVE = "adit_controller_active", Gauge, "", [], "Of a controller: whether it is the active one of its cluster";
     CPU = "process_cpu_seconds_total", Counter, "seconds", [], "Processor time that all threads have used";
     RESIDENT = "process_resident_memory_bytes", Gauge, "bytes", [], "Resident memory";
     VIRTUAL = "process_virtual_memory_bytes", Gauge, "bytes", [], "Virtual memory";
@@ -43,6 +44,7 @@ families! {
     LINK_DOUBLED = "adit_link_doubled_nodes", Gauge, "count", ["link"], "Nodes of the other cluster that two processes live under the name of, by turns or beside each other: their identity was copied, or one of them does not end";
     VIEW_AGE = "adit_link_view_age_seconds", Gauge, "seconds", ["link"], "How old this node's view of the other cluster is; absent without one";
     RTT = "adit_link_rtt_seconds", Gauge, "seconds", ["link"], "The least round-trip time among the link's connections; absent without one";
+    WINDOW = "adit_link_congestion_window_bytes", Gauge, "bytes", ["link"], "The least congestion window among the link's connections; absent without one";
     IMPORT_READY = "adit_import_ready", Gauge, "", ["service", "port"], "Whether a connection to the import made now would be carried";
     IMPORT_BACKENDS = "adit_import_backends", Gauge, "count", ["service", "port"], "Ready backends that the exporting cluster reports";
     EXPORT_READY = "adit_export_ready", Gauge, "", ["service", "port"], "Whether a stream to the export that comes now would find a backend";
@@ -116,8 +118,10 @@ fn node(page: &mut MetricsPage, status: &StatusDocument) {
 }
 
 /// Adds what a controller knows of itself.
-pub(super) fn controller(page: &mut MetricsPage, api_silence: Duration) {
+pub(super) fn controller(page: &mut MetricsPage, api_silence: Duration, is_active: bool) {
+    page.family(&BUILD, [([env!("CARGO_PKG_VERSION")], 1.0)]);
     page.family(&API_SILENCE, one(api_silence.as_secs_f64()));
+    page.family(&ACTIVE, one(flag(is_active)));
 }
 
 /// Adds what the kernel knows of this process: what every process has, a node or not.
@@ -189,6 +193,11 @@ fn links(page: &mut MetricsPage, status: &StatusDocument) {
         Some(([l.cluster.as_str()], all.min_by(f64::total_cmp)?))
     });
     page.family(&RTT, rtt);
+    let window = all().filter_map(|l| {
+        let all = l.nodes.iter().flat_map(|n| &n.connections).map(|c| c.congestion_window);
+        Some(([l.cluster.as_str()], all.min()? as f64))
+    });
+    page.family(&WINDOW, window);
 }
 
 #[expect(

@@ -153,7 +153,7 @@ fn the_page_has_what_was_counted_and_what_is() {
     }
     assert!(
         metrics
-            .render_controller(&ProcessUsage::read(), Duration::ZERO)
+            .render_controller(&ProcessUsage::read(), Duration::ZERO, true)
             .contains("\nprocess_open_fds "),
         "a controller's too"
     );

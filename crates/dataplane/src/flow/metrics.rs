@@ -20,6 +20,11 @@ const PROBES: &str = "adit_probes_total";
 const SECONDS: &str = "adit_stream_seconds";
 /// The time that the answer to a stream took: from a millisecond or less to the longest wait for a backend.
 pub const ANSWER_SECONDS: &str = "adit_stream_answer_seconds";
+/// The time that a backend took to accept: in the same range.
+pub const DIAL_SECONDS: &str = "adit_backend_dial_seconds";
+const FIRST_BYTE_SECONDS: &str = "adit_stream_first_byte_seconds";
+const HALF_OPEN: &str = "adit_streams_half_open";
+const REFUSED: &str = "adit_streams_refused_total";
 
 /// Describes what flows count to the recorder: once, after it is installed.
 pub(crate) fn describe() {
@@ -45,12 +50,29 @@ pub(crate) fn describe() {
         Unit::Seconds,
         "How long streams that were taken waited for it: outbound from the accept to the peer's answer, inbound from the stream's arrival to the backend's accept"
     );
+    describe_histogram!(
+        DIAL_SECONDS,
+        Unit::Seconds,
+        "How long backends took to accept a connection for a stream of the cluster"
+    );
+    describe_histogram!(
+        FIRST_BYTE_SECONDS,
+        Unit::Seconds,
+        "How long streams waited for the first byte of the answer: outbound from the accept, inbound from the stream's arrival; with what their sources took to ask"
+    );
+    describe_gauge!(HALF_OPEN, Unit::Count, "Streams open now of which one way has ended");
+    describe_counter!(
+        REFUSED,
+        Unit::Count,
+        "Streams to services of the configuration that were refused, by code and source: NAMESPACE/ACCOUNT of this cluster's own callers, other beyond the bound, empty where it is not known and for callers of the other cluster"
+    );
 }
 
 /// Has what counts no service begin at 0, each code included.
 pub(crate) fn begin() {
     for direction in [Direction::Outbound, Direction::Inbound] {
         open(direction).increment(0.0);
+        half_open(direction).increment(0.0);
         for code in Code::ALL {
             ended(direction, *code, "", "").increment(0);
         }
@@ -84,6 +106,30 @@ fn open(direction: Direction) -> Gauge {
     gauge!(OPEN, "direction" => direction.name())
 }
 
+fn half_open(direction: Direction) -> Gauge {
+    gauge!(HALF_OPEN, "direction" => direction.name())
+}
+
+fn dialled(link: &str) -> Histogram {
+    histogram!(DIAL_SECONDS, "link" => link.to_owned())
+}
+
+/// The time to the first byte of the answer, of flows with a cluster.
+pub(super) fn first_byte(direction: Direction, link: &str) -> Histogram {
+    histogram!(FIRST_BYTE_SECONDS, "direction" => direction.name(), "link" => link.to_owned())
+}
+
+/// The count of refusals of a source, as it is labelled, to a service of the configuration.
+pub(super) fn refused(
+    direction: Direction,
+    service: &str,
+    link: &str,
+    (source, code): (&str, Code),
+) -> Counter {
+    let (service, link, source) = (service.to_owned(), link.to_owned(), source.to_owned());
+    counter!(REFUSED, "direction" => direction.name(), "code" => code.name(), "service" => service, "link" => link, "source" => source)
+}
+
 fn answered(direction: Direction, link: &str) -> Histogram {
     histogram!(ANSWER_SECONDS, "direction" => direction.name(), "link" => link.to_owned())
 }
@@ -110,6 +156,7 @@ pub(super) fn answered_unnamed(direction: Direction, link: &str, waited: Duratio
 #[derive(Debug)]
 pub(super) struct DirectionMetrics {
     pub(super) open: Gauge,
+    pub(super) half_open: Gauge,
     lasted: Histogram,
     /// Bytes of flows whose target is not known.
     pub(super) sent: Counter,
@@ -120,6 +167,7 @@ impl DirectionMetrics {
     pub(super) fn new(direction: Direction) -> Self {
         Self {
             open: open(direction),
+            half_open: half_open(direction),
             lasted: histogram!(SECONDS, "direction" => direction.name()),
             sent: bytes(direction, "sent", "", ""),
             received: bytes(direction, "received", "", ""),
@@ -140,6 +188,8 @@ pub(super) struct TargetMetrics {
     pub(super) sent: Counter,
     pub(super) received: Counter,
     answered: Histogram,
+    pub(super) first_byte: Histogram,
+    pub(super) dialled: Histogram,
     /// By code, those that have happened.
     ended: Mutex<BTreeMap<Code, Counter>>,
 }
@@ -150,6 +200,12 @@ impl TargetMetrics {
             sent: bytes(direction, "sent", &service, link),
             received: bytes(direction, "received", &service, link),
             answered: answered(direction, link),
+            first_byte: first_byte(direction, link),
+            // Only where streams come in are backends dialled.
+            dialled: match direction {
+                Direction::Inbound => dialled(link),
+                Direction::Outbound => Histogram::noop(),
+            },
             ended: Mutex::default(),
             direction,
             service,

@@ -34,7 +34,7 @@ const MAX_INBOUND: usize = 32;
 
 /// Whom something was refused: a direction, the other cluster, what was asked for, and by whom, where that is
 /// known and told apart.
-type RefusalKey = (Direction, ClusterName, Target, Option<Workload>);
+pub(super) type RefusalKey = (Direction, ClusterName, Target, Option<Workload>);
 
 #[derive(Debug)]
 struct RefusalTally {

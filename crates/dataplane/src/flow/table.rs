@@ -17,6 +17,7 @@ use super::futile::FutileStreams;
 use super::log_limit::LogLimit;
 use super::metrics::{DirectionMetrics, TargetMetrics};
 use super::refusals::RecentRefusals;
+use super::refused_sources::RefusedSources;
 use crate::capacity::StreamCapacity;
 
 /// The number of lines that were left out is logged this often.
@@ -60,6 +61,8 @@ pub(super) struct FlowTable {
     pub(super) refusals: HashMap<ClusterName, usize>,
     /// Refusals of late.
     pub(super) recent: RecentRefusals,
+    /// All refusals, by source.
+    pub(super) refused: RefusedSources,
 }
 
 /// A refusal that is being written, for as long as this lives.

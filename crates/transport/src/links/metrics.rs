@@ -2,10 +2,13 @@
 //!
 //! Labels have closed sets of values: the clusters of the configuration, lanes, directions and codes.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use adit_core::code::Code;
 use adit_core::name::ClusterName;
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 
+use crate::endpoint::ConnectionStats;
 use crate::peer::PeerInfo;
 
 const CONNECTIONS: &str = "adit_connections";
@@ -15,6 +18,8 @@ const DIALS: &str = "adit_dials_total";
 const HANDSHAKES_FAILED: &str = "adit_link_handshakes_failed_total";
 const IN_VAIN: &str = "adit_peer_streams_in_vain_total";
 const STATE_BYTES: &str = "adit_state_bytes_total";
+const PACKETS_SENT: &str = "adit_link_packets_sent_total";
+const PACKETS_LOST: &str = "adit_link_packets_lost_total";
 
 /// Describes this module's metrics to the recorder: once, after it is installed.
 pub fn describe() {
@@ -53,6 +58,16 @@ pub fn describe() {
         Unit::Bytes,
         "Bytes of state messages, sent and received, by the other side's cluster"
     );
+    describe_counter!(
+        PACKETS_SENT,
+        Unit::Count,
+        "QUIC packets sent to a cluster's nodes, as far as their connections were looked at"
+    );
+    describe_counter!(
+        PACKETS_LOST,
+        Unit::Count,
+        "QUIC packets sent to a cluster's nodes that were given up for lost; what was in them was sent again"
+    );
 }
 
 /// Has what counts no link begin at 0, each code included.
@@ -72,8 +87,26 @@ pub fn begin_link(link: &str) {
     for code in [Code::OneWay, Code::CertificateRefused, Code::RefusedByPeer] {
         counter!(HANDSHAKES_FAILED, "link" => link.to_owned(), "code" => code.name()).increment(0);
     }
+    for name in [PACKETS_SENT, PACKETS_LOST] {
+        counter!(name, "link" => link.to_owned()).increment(0);
+    }
     for direction in ["sent", "received"] {
         counter!(STATE_BYTES, "link" => link.to_owned(), "direction" => direction).increment(0);
+    }
+}
+
+/// The packets of a connection, sent and lost, that are in the metrics already.
+#[derive(Debug, Default)]
+pub(crate) struct CountedPackets([AtomicU64; 2]);
+
+impl CountedPackets {
+    /// Notes the totals, and gives what is new.
+    fn advance(&self, sent: u64, lost: u64) -> [u64; 2] {
+        let [counted_sent, counted_lost] = &self.0;
+        // Two that look at once count each packet once: whoever raises the number counts the difference.
+        let advance =
+            |counted: &AtomicU64, now: u64| now.saturating_sub(counted.fetch_max(now, Relaxed));
+        [advance(counted_sent, sent), advance(counted_lost, lost)]
     }
 }
 
@@ -116,6 +149,22 @@ impl LinkMetrics {
             .increment(1);
     }
 
+    /// Counts what a connection has sent and lost since it was counted last.
+    pub(super) fn count_packets(
+        &self,
+        cluster: &ClusterName,
+        counted: &CountedPackets,
+        stats: &ConnectionStats,
+    ) {
+        let [sent, lost] = counted.advance(stats.sent, stats.lost);
+        if sent > 0 {
+            counter!(PACKETS_SENT, "link" => cluster.to_string()).increment(sent);
+        }
+        if lost > 0 {
+            counter!(PACKETS_LOST, "link" => cluster.to_string()).increment(lost);
+        }
+    }
+
     pub(super) fn state_sent(&self, cluster: &ClusterName, bytes: usize) {
         counter!(STATE_BYTES, "link" => cluster.to_string(), "direction" => "sent")
             .increment(bytes as u64);
@@ -130,4 +179,18 @@ impl LinkMetrics {
 fn labels(peer: &PeerInfo) -> [String; 3] {
     let direction = if peer.dialled { "dialled" } else { "accepted" };
     [peer.cluster.to_string(), peer.class.name().to_owned(), direction.to_owned()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_are_counted_once_however_often_they_are_looked_at() {
+        let counted = CountedPackets::default();
+        assert_eq!(counted.advance(10, 1), [10, 1]);
+        assert_eq!(counted.advance(10, 1), [0, 0]);
+        assert_eq!(counted.advance(25, 2), [15, 1]);
+        assert_eq!(counted.advance(20, 2), [0, 0], "an older look came late");
+    }
 }

@@ -126,7 +126,9 @@ impl Session {
         }
         let is_announced = self.shared.is_announced(&conn.key());
         self.shared.connections.remove(&conn, &closed, is_announced);
-        self.shared.peers.metrics.closed(&conn.peer, closed.code);
+        let metrics = &self.shared.peers.metrics;
+        metrics.count_packets(&conn.peer.cluster, &conn.counted, &conn.quic.stats());
+        metrics.closed(&conn.peer, closed.code);
         tracing::debug!(peer = %conn.peer.id, lane = ?conn.peer.class, %closed, "connection ended");
     }
 

@@ -125,6 +125,7 @@ impl LinksInner {
         let snapshot = self.snapshot();
         let mut by_cluster: BTreeMap<ClusterName, Vec<ConnectionStatus>> = BTreeMap::new();
         for (conn, unusable) in self.connections.all() {
+            self.peers.metrics.count_packets(&conn.peer.cluster, &conn.counted, &conn.quic.stats());
             by_cluster
                 .entry(conn.peer.cluster.clone())
                 .or_default()

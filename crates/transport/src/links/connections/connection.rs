@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::ack_watch::AckWatch;
 use crate::endpoint::QuicConnection;
+use crate::links::metrics::CountedPackets;
 use crate::links::misuse::ConnectionMisuse;
 use crate::links::pieces::PieceMeter;
 use crate::peer::PeerInfo;
@@ -39,6 +40,8 @@ pub(crate) struct PeerConnection {
     /// The pieces of its peer's streams that cannot be put together.
     pub(crate) pieces: Mutex<PieceMeter>,
     ack_watch: Mutex<AckWatch>,
+    /// The packets that are counted.
+    pub(crate) counted: CountedPackets,
 }
 
 #[derive(Debug)]
@@ -116,6 +119,7 @@ impl PeerConnection {
             misuse: Mutex::default(),
             pieces: Mutex::default(),
             ack_watch: Mutex::default(),
+            counted: CountedPackets::default(),
         })
     }
 
