@@ -84,6 +84,10 @@ release: build
 chart:
     tests/chart/run
 
+# Alerts and dashboards, held to their word by Prometheus' own tools
+monitoring:
+    tests/monitoring/run
+
 # The manifests on a real cluster: ADIT_RIG names the program that makes it, or ADIT_CONTEXTS one of yours
 manifests *ARGS: image
     ADIT_BIN={{programs}}/adit ADIT_IMAGE={{target}}/adit.tar tests/rig/manifests {{ARGS}}
