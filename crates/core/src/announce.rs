@@ -81,8 +81,9 @@ impl<'a> PreparedAnnouncement<'a> {
         Self { nodes, omitted, export_bytes_left, exports, grants_by_cluster: granted }
     }
 
-    /// The announcement to `to`, and what of it does not fit. If not all exports fit, each namespace has its
-    /// first announced before any has its second: no tenant takes the place of another.
+    /// The announcement to `to`, and what of it does not fit. If not all exports fit, namespaces have turns by
+    /// the bytes that they take: each gets an equal share, then what others leave of theirs. No tenant takes the
+    /// place of another.
     #[must_use]
     pub fn for_cluster(&self, to: &ClusterName) -> Announcement {
         let mut omitted = self.omitted.clone();
@@ -138,17 +139,11 @@ fn fit_exports(
     mut bytes_left: usize,
     omitted: &mut Omissions,
 ) -> Vec<SizedExport> {
-    let mut counts: BTreeMap<Namespace, usize> = BTreeMap::new();
-    let turn = |one: SizedExport| {
-        let count = counts.entry(one.0.namespace.clone()).or_default();
-        *count += 1;
-        (*count, one)
-    };
-    let mut turns: Vec<(usize, SizedExport)> = all.into_iter().map(turn).collect();
-    // Stable: within one turn by name, as before.
-    turns.sort_by_key(|(turn, _)| *turn);
+    // A place among all counts as much as its share of the bytes, so that turns divide places, too.
+    let place = bytes_left.div_ceil(MAX_EXPORTS);
+    let turns = in_turns(all, |(service, size, _)| (&service.namespace, place.max(*size)));
     let mut fitting = Vec::new();
-    for (_, one) in turns {
+    for one in turns {
         let why = match bytes_left.checked_sub(one.1) {
             _ if fitting.len() == MAX_EXPORTS => Omission::Exports,
             None => Omission::Bytes,
@@ -161,6 +156,25 @@ fn fit_exports(
         omitted.add(Some(RecordKey::Export(one.0)), why);
     }
     fitting
+}
+
+/// Sorts what namespaces ask for so that whoever has taken less comes first, each namespace's own in the order
+/// given. `cost` says whose one is, and what it takes. If room is given away in this order, each of N
+/// namespaces gets the first of what it asks for that takes an Nth of the room together, whatever the others
+/// ask for; and what some leave of their shares goes to others.
+#[must_use]
+pub fn in_turns<T>(all: Vec<T>, cost: impl Fn(&T) -> (&Namespace, usize)) -> Vec<T> {
+    let mut taken: BTreeMap<Namespace, usize> = BTreeMap::new();
+    let turn = |one: T| {
+        let (namespace, cost) = cost(&one);
+        let taken = taken.entry(namespace.clone()).or_default();
+        *taken = taken.saturating_add(cost);
+        (*taken, one)
+    };
+    let mut turns: Vec<(usize, T)> = all.into_iter().map(turn).collect();
+    // Stable: those of one turn stay in the order given.
+    turns.sort_by_key(|(taken, _)| *taken);
+    turns.into_iter().map(|(_, one)| one).collect()
 }
 
 /// True if [`view`] may give something else for `after` than for `before`, to any cluster. Most snapshots

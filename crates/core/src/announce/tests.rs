@@ -207,6 +207,34 @@ fn a_namespace_that_exports_too_much_takes_no_other_s_place() {
 }
 
 #[test]
+fn large_exports_of_one_namespace_take_no_byte_of_another_s_share() {
+    let honest = |namespace: &str, count: usize| {
+        (0..count).map(|n| format!("{namespace}/{n:05}")).collect::<Vec<_>>()
+    };
+    let (small, large) = ([honest("a", 150), honest("z", 3_000)].concat(), honest("m", 120));
+    let mut exports: Vec<_> = small.iter().map(|name| (&**name, 1, 1)).collect();
+    exports.extend(large.iter().map(|name| (&**name, 1, 1)));
+    let mut snapshot = with(&exports);
+    // Each as large as one message may be.
+    let account = |n| format!("{n:03}{}", ".abcdefghi".repeat(25));
+    let many: Vec<Grant> = (0..405).map(|n| grant("bank", &account(n))).collect();
+    for name in &large {
+        let export = snapshot.exports.get_mut(&name.parse().unwrap()).unwrap();
+        Arc::make_mut(export).allow = many.clone();
+    }
+    let told = announcement(&snapshot, &"bank".parse().unwrap());
+    let left_out = |names: &[String]| {
+        let is_told = |name: &&String| told.view.exports.contains_key(&name.parse().unwrap());
+        names.iter().filter(|name| !is_told(name)).count()
+    };
+    assert_eq!(left_out(&small), 0, "{}", told.omitted);
+    assert!((5..110).contains(&left_out(&large)), "{} of them", left_out(&large));
+    assert_eq!(told.omitted.count(), left_out(&large) as u64);
+    let read = read(&told.view);
+    assert_eq!((&*read.view, read.omitted.count()), (&told.view, 0));
+}
+
+#[test]
 fn a_view_that_is_too_large_is_cut_to_what_a_reader_takes() {
     let names: Vec<String> = (0..200).map(|n| format!("n{n:03}/bot")).collect();
     let exports: Vec<_> = names.iter().map(|name| (&**name, MAX_PORTS, MAX_GRANTS)).collect();

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use adit_core::announce::{Announcement, PreparedAnnouncement};
 use adit_core::name::ClusterName;
@@ -13,14 +14,42 @@ use adit_core::snapshot::{ClusterView, Snapshot};
 use adit_core::wire::state::{Omissions, ViewLog, ViewUpdates};
 use adit_runtime::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+/// From one warning about what is left out of a view to the next: it changes as often as any Service that
+/// does not fit, on each node.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The records that are left out of a view, and when that was logged.
+#[derive(Debug, Default)]
+struct LoggedOmissions {
+    omitted: Arc<Omissions>,
+    logged: Option<Instant>,
+}
+
+impl LoggedOmissions {
+    /// Takes what is left out from now on. True if it is to be logged.
+    fn replace(&mut self, omitted: Omissions, now: Instant) -> bool {
+        if *self.omitted == omitted {
+            return false;
+        }
+        let lately = |logged| now.saturating_duration_since(logged) < WARN_INTERVAL;
+        let logs = !omitted.is_empty() && !self.logged.is_some_and(lately);
+        self.omitted = Arc::new(omitted);
+        if logs {
+            self.logged = Some(now);
+        }
+        logs
+    }
+}
 
 /// The publisher of one view to any number of subscribers.
 #[derive(Debug)]
 pub(crate) struct ViewPublisher {
     log: Mutex<ViewLog>,
     /// The records that are left out of the view.
-    omitted: Mutex<Arc<Omissions>>,
+    omitted: Mutex<LoggedOmissions>,
     change_notifier: watch::Sender<()>,
     /// Cancelled once nobody may receive the view any more.
     pub(crate) ended: CancellationToken,
@@ -49,11 +78,9 @@ impl ViewPublisher {
         let Announcement { view, omitted } = all.for_cluster(to);
         self.update(&view);
         let mut known = self.omitted.lock();
-        if **known != omitted {
-            if !omitted.is_empty() {
-                tracing::warn!(link = %to, count = omitted.count(), "not told to {to}: {omitted}");
-            }
-            *known = Arc::new(omitted);
+        if known.replace(omitted, Instant::now()) {
+            let omitted = &known.omitted;
+            tracing::warn!(link = %to, count = omitted.count(), "not told to {to}: {omitted}");
         }
     }
 
@@ -124,7 +151,7 @@ impl ViewPublishers {
         self.own
             .lock()
             .get(to)
-            .map(|publisher| Arc::clone(&publisher.omitted.lock()))
+            .map(|publisher| Arc::clone(&publisher.omitted.lock().omitted))
             .unwrap_or_default()
     }
 
@@ -143,5 +170,35 @@ impl ViewPublishers {
             publisher
         };
         Arc::clone(own.entry(to.clone()).or_insert_with(new))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use adit_core::wire::state::{Omission, RecordKey};
+
+    use super::*;
+
+    #[test]
+    fn a_service_that_comes_and_goes_is_logged_once_a_minute() {
+        let now = Instant::now();
+        let left_out = |count: u64| {
+            let mut all = Omissions::default();
+            (0..count).for_each(|_| all.add(None, Omission::Bytes));
+            all
+        };
+        let mut known = LoggedOmissions::default();
+        let seconds = |all| (0..all).map(|n| (n, now + Duration::from_secs(n)));
+        let logged = seconds(600).filter(|(n, now)| known.replace(left_out(n % 3), *now)).count();
+        assert_eq!(logged, 10);
+        assert_eq!(known.omitted.count(), 599 % 3, "status says it all the same");
+        // What stays as it is is not said again.
+        let later = now + Duration::from_secs(10_000);
+        assert!(known.replace(left_out(7), later));
+        assert!(!known.replace(left_out(7), later + WARN_INTERVAL));
+        let node = RecordKey::Node("n1".parse().unwrap());
+        let mut another = left_out(7);
+        another.add(Some(node), Omission::Nodes);
+        assert!(known.replace(another, later + WARN_INTERVAL));
     }
 }
