@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 
 use adit_core::code::Code;
+use adit_core::text::shorten;
 use serde::{Deserialize, Serialize};
 
 pub mod build;
@@ -188,10 +189,17 @@ pub struct Reason {
 }
 
 impl Reason {
-    /// A code with a sentence of its own.
+    /// The longest sentence, in bytes: much of it may be a peer's.
+    const MAX_SENTENCE_LEN: usize = 2048;
+
+    /// A code with a sentence of its own, of which the first two KiB are kept.
     #[must_use]
     pub fn new(code: Code, sentence: impl Into<String>) -> Self {
-        Self { code: code.to_string(), sentence: sentence.into() }
+        let mut sentence = sentence.into();
+        if sentence.len() > Self::MAX_SENTENCE_LEN {
+            sentence = shorten(&sentence, Self::MAX_SENTENCE_LEN).into_owned();
+        }
+        Self { code: code.to_string(), sentence }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Text that is too long for its place, cut where a reader would stop.
 
 use std::borrow::Cow;
+use std::fmt::{self, Write as _};
 
 /// Mark at the end of a text that goes on.
 const ELLIPSIS: &str = "...";
@@ -29,6 +30,27 @@ pub fn shorten(text: &str, max: usize) -> Cow<'_, str> {
     Cow::Owned(cut)
 }
 
+/// The first few of some words, and how many more there are: `a, b and 3 more`. Whoever chooses the words does not choose how
+/// long it becomes, if each is short.
+#[must_use]
+pub fn first_of<T: fmt::Display>(
+    words: impl IntoIterator<Item = T>,
+    most: usize,
+    separator: &str,
+) -> String {
+    let mut words = words.into_iter();
+    let mut text = String::new();
+    for (n, word) in words.by_ref().take(most).enumerate() {
+        let before = if n == 0 { "" } else { separator };
+        // Writing to a String does not fail.
+        write!(text, "{before}{word}").ok();
+    }
+    match words.count() {
+        0 => text,
+        more => format!("{text} and {more} more"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,5 +74,12 @@ mod tests {
         for max in 0..20 {
             assert!(shorten("ein Größtmaß, so; dass", max).len() <= max);
         }
+    }
+
+    #[test]
+    fn the_first_of_many_are_named_and_the_rest_is_counted() {
+        assert_eq!(first_of(["a", "b"], 2, ", "), "a, b");
+        assert_eq!(first_of(0..100_000, 3, "; "), "0; 1; 2 and 99997 more");
+        assert_eq!(first_of([""; 0], 3, ", "), "");
     }
 }

@@ -11,6 +11,7 @@ use adit_core::fault::{BackendFault, NETWORK_POLICY_HINT};
 use adit_core::name::ServiceName;
 use adit_core::policy::{Target, WorkloadPattern};
 use adit_core::snapshot::{self, Snapshot};
+use adit_core::text::first_of;
 use adit_core::wire::report::RefusalSeries;
 
 use super::services::{Backend, BackendState, Export, ExportPort, Grant, Import, ImportPort};
@@ -142,6 +143,9 @@ fn ready_backends(
     Some(ready.map(|(node, count)| (node.to_string(), *count)).collect())
 }
 
+/// The names of a list that a sentence has room for: a peer's lists are long.
+const NAMED_OF_LIST: usize = 5;
+
 /// The first thing that would stop a connection made now.
 fn import_reason(
     import: &snapshot::Import,
@@ -175,11 +179,11 @@ fn import_reason(
         return Some(Reason::new(Code::ExportUnknown, sentence));
     };
     let Some(peer) = export.ports.iter().find(|p| p.name == port.name) else {
-        let names: Vec<_> = export.ports.iter().map(|p| format!("{:?}", p.name.as_str())).collect();
+        let names = export.ports.iter().map(|p| format!("{:?}", p.name.as_str()));
         let sentence = format!(
             "the export in {from} has no port named {:?}; it has {}",
             port.name.as_str(),
-            names.join(", ")
+            first_of(names, NAMED_OF_LIST, ", ")
         );
         return Some(Reason::new(Code::PortUnknown, sentence));
     };
@@ -310,7 +314,7 @@ fn list(patterns: &[WorkloadPattern]) -> String {
     if patterns.is_empty() {
         return "nobody".into();
     }
-    strings(patterns).join(", ")
+    first_of(patterns, NAMED_OF_LIST, ", ")
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use super::cluster_state::ClusterState;
 use super::kagent::KagentAgent;
 use super::network_migration::MigrationPhase;
 use super::peers::LinkedClusters;
-use crate::api::{Export, Import, Link, ServiceRef};
+use crate::api::{Export, Import, Link, ServiceRef, truncated};
 
 /// Input of a plan, beside the cluster's state.
 #[derive(Debug)]
@@ -164,7 +164,7 @@ impl WritePlan {
 
     /// Adds a warning.
     pub(super) fn warn(&mut self, about: ObjectReference, reason: &str, note: &str) {
-        let (reason, note) = (reason.into(), note.into());
+        let (reason, note) = (reason.into(), truncated(note).into_owned());
         self.warnings.push(ObjectWarning { about, reason, cause: None, note });
     }
 
@@ -176,7 +176,7 @@ impl WritePlan {
         cause: &str,
         note: &str,
     ) {
-        let (reason, note) = (reason.into(), note.into());
+        let (reason, note) = (reason.into(), truncated(note).into_owned());
         self.warnings.push(ObjectWarning { about, reason, cause: Some(cause.into()), note });
     }
 }

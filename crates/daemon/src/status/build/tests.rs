@@ -295,3 +295,13 @@ fn what_comes_from_a_denied_cluster_is_not_ready_and_says_so() {
     assert_eq!(import_code(&status(denied("denied.clusters: bank"))), "denied-identity");
     assert_eq!(import_code(&status(denied("denied.clusters: shop"))), "ready");
 }
+
+#[test]
+fn a_sentence_is_no_longer_for_what_a_peer_says_at_length() {
+    let patterns: Vec<WorkloadPattern> =
+        (0..400).map(|n| workloads(&format!("{n}-{}", "x".repeat(50)))).collect();
+    let said = list(&patterns);
+    assert!(said.ends_with(" and 395 more") && said.len() < 2048, "{said}");
+    let reason = Reason::new(Code::Denied, "a word ".repeat(100_000));
+    assert!(reason.sentence.len() <= 2048);
+}

@@ -7,8 +7,39 @@ use adit_core::name::{ClusterName, PortName, ServiceName};
 use adit_core::policy::{Grant, WorkloadPattern};
 
 use super::offer::{ExportOffer, ExportOrigin};
-use crate::api::annotation;
+use crate::api::{annotation, truncated};
 use crate::controller::cluster_state::ServiceAnnotations;
+
+/// The most entries of an annotation that are read: more than any export may have grants.
+const MAX_ENTRIES: usize = 1024;
+/// Faults of an annotation that are named; the rest is counted.
+const NAMED_FAULTS: usize = 5;
+
+/// The faults of annotations. A tenant may write 256 KiB of them.
+#[derive(Debug, Default)]
+struct Troubles {
+    named: Vec<String>,
+    more: usize,
+}
+
+impl Troubles {
+    fn add(&mut self, describe: impl FnOnce() -> String) {
+        if self.named.len() < NAMED_FAULTS {
+            self.named.push(truncated(&describe()).into_owned());
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn text(self) -> Option<String> {
+        let named = self.named.join("; ");
+        match (named.is_empty(), self.more) {
+            (true, _) => None,
+            (false, 0) => Some(named),
+            (false, more) => Some(format!("{named}; and {more} more")),
+        }
+    }
+}
 
 /// Reads what annotations ask for, and reduces it to what the namespace may do.
 pub(crate) fn annotated_offer(
@@ -20,19 +51,19 @@ pub(crate) fn annotated_offer(
     let namespace = &service.namespace;
     let open: BTreeSet<&ClusterName> =
         config.opted_in(namespace).flat_map(|o| &o.export_to).collect();
-    let mut trouble = Vec::new();
+    let mut trouble = Troubles::default();
     let mut to = BTreeSet::new();
     for name in split_list(asked) {
         match name.parse::<ClusterName>() {
             Ok(cluster) if open.contains(&cluster) => drop(to.insert(cluster)),
-            Ok(cluster) => trouble.push(format!(
+            Ok(cluster) => trouble.add(|| format!(
                 "namespace {namespace} may not export to {cluster} by annotation (optIn.exportTo)"
             )),
-            Err(error) => trouble.push(format!("{}: {error}", annotation::EXPORT)),
+            Err(error) => trouble.add(|| format!("{}: {error}", annotation::EXPORT)),
         }
     }
     if to.is_empty() {
-        return Err(trouble.join("; "));
+        return Err(trouble.text().unwrap_or_default());
     }
     let alias =
         annotations.annotation(annotation::EXPORT_AS).map(|text| parse_alias(text, service));
@@ -41,12 +72,10 @@ pub(crate) fn annotated_offer(
     for entry in annotations.annotation(annotation::ALLOW).into_iter().flat_map(split_list) {
         match parse_grant(entry) {
             Ok(grant) if to.contains(&grant.cluster) => drop(allow.insert(grant)),
-            Ok(grant) => trouble.push(format!(
-                "{}: {entry}: it is not exported to {}",
-                annotation::ALLOW,
-                grant.cluster
-            )),
-            Err(error) => trouble.push(format!("{}: {entry}: {error}", annotation::ALLOW)),
+            Ok(grant) => trouble.add(|| {
+                format!("{}: {entry}: it is not exported to {}", annotation::ALLOW, grant.cluster)
+            }),
+            Err(error) => trouble.add(|| format!("{}: {entry}: {error}", annotation::ALLOW)),
         }
     }
     let protocols =
@@ -54,10 +83,10 @@ pub(crate) fn annotated_offer(
             parse_protocols(text).map_err(|error| format!("{}: {error}", annotation::APP_PROTOCOL))
         });
     let protocols = protocols.unwrap_or_else(|error| {
-        trouble.push(error);
+        trouble.add(|| error);
         AppProtocols::Own
     });
-    let trouble = (!trouble.is_empty()).then(|| trouble.join("; "));
+    let trouble = trouble.text();
     let allow = allow.into_iter().collect();
     Ok(ExportOffer {
         origin: ExportOrigin::Implied,
@@ -93,8 +122,9 @@ fn own_name(service: &ServiceName) -> ExportAlias {
     ExportAlias { service: service.clone(), ports: AliasPorts::Own }
 }
 
+/// The entries of a list; those beyond [`MAX_ENTRIES`] are not read.
 fn split_list(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',').map(str::trim).filter(|item| !item.is_empty())
+    text.split(',').map(str::trim).filter(|item| !item.is_empty()).take(MAX_ENTRIES)
 }
 
 /// Parses `CLUSTER/NAMESPACE/SERVICEACCOUNT`.

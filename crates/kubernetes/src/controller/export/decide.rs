@@ -22,7 +22,7 @@ use super::annotations::{annotated_offer, error_text};
 use super::external_name;
 use super::limits;
 use super::offer::{ExportDecisions, ExportOffer, ExportOrigin, ResolvedExport};
-use crate::api::{ExportPort, ExportSpec, ServiceRef, annotation};
+use crate::api::{ExportPort, ExportSpec, ServiceRef, annotation, truncated};
 use crate::controller::cluster_state::{ClusterState, ServiceAnnotations, is_alias};
 use crate::controller::conditions::ConditionVerdict;
 use crate::service::tcp_ports;
@@ -90,7 +90,7 @@ fn collect_offers(
         match offer {
             Ok(offer) if offer.alias.is_some() => aliased.push(offer),
             Ok(offer) => aliases::add_under_own_name(&mut offers, offer, exports),
-            Err(why) => drop(exports.refused.insert(service.clone(), why)),
+            Err(why) => drop(exports.refused.insert(service.clone(), truncated(&why).into_owned())),
         }
     }
     aliases::add_aliased(&mut offers, aliased, state, exports);

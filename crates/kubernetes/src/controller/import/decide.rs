@@ -24,7 +24,7 @@ use super::decision::{ImportDecisions, ImportFacts, WantedImport};
 use super::quota::{ImportCost, LinkBudget, LinkQuotas, MAX_IMPORTS};
 use super::unused::UnusedExports;
 use super::{callers, withdrawn};
-use crate::api::{Import, MADE_FOR, annotation};
+use crate::api::{Import, MADE_FOR, annotation, truncated};
 use crate::controller::cluster_state::{ClusterState, is_ours};
 use crate::controller::conditions::ConditionVerdict;
 use crate::controller::debounce::NOT_READY_DELAY;
@@ -144,7 +144,7 @@ fn add_annotated(
         });
         match wanted {
             Ok(wanted) => drop(imports.all.insert(service.clone(), wanted)),
-            Err(why) => drop(imports.refused.insert(service.clone(), why)),
+            Err(why) => drop(imports.refused.insert(service.clone(), truncated(&why).into_owned())),
         }
     }
 }
@@ -319,7 +319,8 @@ fn link_offer(
     let here = offered().map(|(s, _)| s).filter(|s| state.services.contains_key(*s));
     imports.candidates.extend(here.cloned());
     let idle = |s: &&ServiceName| {
-        let known = state.services.contains_key(*s) && state.observed_services.contains(s.name());
+        let known =
+            state.services.contains_key(*s) && state.observed_services.contains(&s.to_string());
         let waits_for_a_name = state.was_served(s) || (known && !state.is_stub(s));
         waits_for_a_name && !imported(s) && !state.is_undecided(s) && !exported.contains_key(*s)
     };
@@ -375,7 +376,7 @@ fn may_start(
         None => false,
     };
     let waits = if state.services.contains_key(service) {
-        let known = state.observed_services.contains(service.name());
+        let known = state.observed_services.contains(&service.to_string());
         known && state.is_stub(service) && !state.was_served(service)
     } else {
         link.create_services && state.namespaces.contains(service.namespace.as_str())

@@ -54,6 +54,20 @@ fn a_name_counts_more_than_labels_and_labels_more_than_an_annotation() {
 }
 
 #[test]
+fn an_annotation_of_a_hundred_thousand_faults_is_a_few_words() {
+    let asked = (0..80_000).map(|n| format!("{n:x}")).collect::<Vec<_>>().join(",");
+    let long = "x".repeat(200_000);
+    for (to, allow) in [(&*asked, ""), ("bank", &*asked), (&*long, ""), ("bank", &*long)] {
+        let annotations = json!({"adit.dev/export": to, "adit.dev/allow": allow});
+        let state = state(&[service(json!({}), annotations)]);
+        let exports = decide(&config(&format!("{LINK}{OPEN}")), &state, &BTreeSet::new());
+        let verdict = exports.all.get(&bot()).map(|export| &export.verdict.message);
+        let said = exports.refused.get(&bot()).or(verdict).unwrap();
+        assert!(!said.is_empty() && said.len() < 8192, "{} bytes: {said:.99}", said.len());
+    }
+}
+
+#[test]
 fn a_tenant_publishes_nothing_that_its_namespace_may_not() {
     let asks = |to: &str| {
         state(&[service(
