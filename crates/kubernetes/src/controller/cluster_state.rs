@@ -29,7 +29,7 @@ pub(super) struct ClusterState {
     pub(super) namespaces: BTreeSet<String>,
     /// EndpointSlices that we wrote, by namespace and name.
     pub(super) slices: BTreeMap<(String, String), Arc<EndpointSlice>>,
-    /// Names of Services whose endpoints of others are known: `local_endpoints` is complete for
+    /// Services whose endpoints of others are known, `NAMESPACE/NAME`: `local_endpoints` is complete for
     /// these.
     pub(super) observed_services: Arc<BTreeSet<String>>,
     /// Services that have, or had, endpoints which are not ours.

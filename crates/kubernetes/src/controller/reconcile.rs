@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_config::cluster::{ClusterConfig, NetworkConfig};
-use adit_core::name::{NodeName, ServiceName};
+use adit_core::name::NodeName;
 use adit_pki::UnixTime;
 use adit_runtime::Tasks;
 use futures_util::{StreamExt, stream};
@@ -235,8 +235,9 @@ impl<'a> Reconciler<'a> {
             clock: Timestamp::now(),
         };
         let plan = make_plan(&state, &input, &mut self.history);
-        let names = plan.watched.iter().map(ServiceName::name);
-        self.stores.other_slices.select(Selector::slices_of_services(names));
+        let watched =
+            plan.watched.iter().map(|service| (service.namespace.as_str(), service.name()));
+        self.stores.other_slices.select(Selector::slices_of_services(watched));
         plan
     }
 

@@ -21,7 +21,8 @@ use tokio::time::sleep;
 use super::location::NodeLocation;
 use super::observed::{ObservedCluster, ObservedPod, ObservedSlice};
 use crate::api::{
-    CONFIG_MAP, Export, Import, Link, NAMESPACE, NODE, TRUST_BUNDLE_KEY, TRUST_CONFIG_MAP,
+    CONFIG_MAP, Export, Import, Link, NAMESPACE, NODE, ServiceRef, TRUST_BUNDLE_KEY,
+    TRUST_CONFIG_MAP,
 };
 use crate::store::{ChangeSignal, Selector, Store};
 
@@ -87,8 +88,11 @@ async fn publish(
 /// Selects the slices that matter: those of exported Services, of our own nodes, and of the API
 /// server, which must never be a backend.
 fn needed_slices(observed: &ObservedCluster) -> Selector {
-    let exported = observed.exports.values().map(|e| &*e.backend().name);
-    Selector::slices_of_services(exported.chain([NODE, "kubernetes"]))
+    let exported = observed.exports.values().map(|export| {
+        let ServiceRef { namespace, name } = export.backend();
+        (&**namespace, &**name)
+    });
+    Selector::slices_of_services(exported.chain([(NAMESPACE, NODE), ("default", "kubernetes")]))
 }
 
 impl NodeStores {

@@ -3,14 +3,12 @@
 //! kube's own watcher is not used: it does not report its recovery, so that nobody could say how old the content is,
 //! and it waits for a list that never ends.
 
-use std::fmt;
 use std::time::Duration;
 
 use adit_core::backoff::Backoff;
 use futures_util::StreamExt;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams, WatchEvent, WatchParams};
-use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -106,7 +104,7 @@ where
     let mut failures = 0;
     loop {
         let selector = selected.borrow_and_update().clone();
-        if !store.held_selector().is_some_and(|held| held.is_same_request(&selector)) {
+        if !store.held_selector().is_some_and(|held| selector.is_answered_by(&held)) {
             version = None;
         }
         let began = Instant::now();
@@ -118,6 +116,9 @@ where
             Ok(()) => {
                 // A server that ends every watch at once must not be asked without a pause.
                 failures = if began.elapsed() > RETRY_BACKOFF.first { 0 } else { failures + 1 };
+                if store.is_cut() {
+                    version = None;
+                }
                 Duration::ZERO
             }
             Err(failure) => {
@@ -160,23 +161,24 @@ async fn selector_changed<K: StoredObject>(
     selected: &mut watch::Receiver<Selector>,
     began: Instant,
 ) {
-    let is_held = || store.held_selector().is_some_and(|held| held.is_same_request(selector));
+    let mut current = selector.clone();
     loop {
         // The sender is the store's own.
         drop(selected.changed().await);
-        if selector.selects_nothing {
+        if current.selects_nothing {
             return;
         }
         sleep_until(began + RELIST_INTERVAL).await;
-        while !is_held() {
+        while !store.held_selector().is_some_and(|held| current.is_answered_by(&held)) {
             sleep(RELIST_INTERVAL).await;
         }
         let now = selected.borrow_and_update().clone();
-        if !now.is_same_request(selector) {
+        if !now.is_answered_by(&current) {
             return;
         }
-        // The same objects under other names: the content is the answer already.
-        store.rename_content(now);
+        // Fewer objects by the same request: the content is the answer already.
+        store.rename_content(now.clone());
+        current = now;
     }
 }
 
@@ -242,7 +244,7 @@ where
 
 async fn list<K>(api: &Api<K>, selector: &Selector) -> Result<(Vec<K>, String), WatchError>
 where
-    K: Clone + DeserializeOwned + fmt::Debug,
+    K: StoredObject,
 {
     let mut objects = Vec::new();
     let mut params = ListParams {
@@ -256,7 +258,8 @@ where
             .await
             .map_err(|_| WatchError::NoResponse)?;
         let page = page.map_err(watch_error)?;
-        objects.extend(page.items);
+        // What is not wanted may be much, and is never held all at once.
+        objects.extend(page.items.into_iter().filter(|object| selector.admits(object)));
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params.continue_token = Some(token),
             None => {

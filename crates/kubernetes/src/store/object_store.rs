@@ -3,12 +3,14 @@
 //! The last good content stays through errors, `410 Gone`, stalls and new lists: it is replaced by a whole list or
 //! not at all.
 
-use std::collections::BTreeMap;
+use std::any::Any;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use adit_runtime::{Mutex, publish_if_changed};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -20,6 +22,10 @@ use super::signal::ChangeSignal;
 /// Time for which the server must deny to know a required kind until it is believed to be gone: API
 /// servers that start, or lose their definitions, deny it too.
 pub(super) const UNKNOWN_KIND_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The most endpoints of EndpointSlices that a store of selected Services keeps for one namespace: whoever may make slices there
+/// may make any number. Slices beyond it are looked at again when the watch has ended.
+pub(super) const MAX_ENDPOINTS: usize = 20_000;
 
 /// An object that can be kept in a store.
 pub trait StoredObject:
@@ -57,6 +63,10 @@ struct StoreInner<K> {
 
 struct StoreContent<K> {
     objects: BTreeMap<ObjectKey, Arc<K>>,
+    /// The endpoints that are kept, by namespace.
+    endpoints: HashMap<String, usize>,
+    /// True if some object was left out because its namespace has enough.
+    is_cut: bool,
     /// The selector that `objects` is the answer to; `None` before the first list.
     selector: Option<Selector>,
     stale: Option<Staleness>,
@@ -73,6 +83,8 @@ impl<K: StoredObject> Store<K> {
     ) -> (Self, watch::Receiver<Selector>) {
         let content = StoreContent {
             objects: BTreeMap::new(),
+            endpoints: HashMap::new(),
+            is_cut: false,
             selector: None,
             stale: None,
             unknown_since: None,
@@ -151,7 +163,7 @@ impl<K: StoredObject> Store<K> {
 
     /// Removes an object that the server has deleted for us.
     pub fn remove(&self, namespace: Option<&str>, name: &str) {
-        self.content().objects.remove(&(namespace.map(Into::into), name.into()));
+        self.content().remove(&(namespace.map(Into::into), name.into()));
         self.0.changed.notify();
     }
 
@@ -159,16 +171,22 @@ impl<K: StoredObject> Store<K> {
         self.0.content.lock()
     }
 
-    /// Takes an object, unless a newer version of it is there.
+    /// Takes an object, unless a newer version of it is there. One that is not wanted is not kept.
     pub(super) fn apply(&self, mut object: K) {
         // Nobody here reads them, and they are often the larger half of an object.
         object.meta_mut().managed_fields = None;
+        let mut is_wanted = self.0.wanted.borrow().admits(&object);
         let mut content = self.content();
+        // The next list may not come for what is wanted no longer, and then again.
+        is_wanted |= content.selector.as_ref().is_some_and(|held| held.admits(&object));
         let key = key(&object);
-        let newer = content.objects.get(&key).is_none_or(|old| !is_older(&object, old));
-        if newer {
-            content.objects.insert(key, Arc::new(object));
-            drop(content);
+        let changed = match is_wanted {
+            true if content.objects.get(&key).is_some_and(|old| is_older(&object, old)) => false,
+            true => content.insert(key, Arc::new(object)),
+            false => content.remove(&key),
+        };
+        drop(content);
+        if changed {
             self.0.changed.notify();
         }
     }
@@ -180,26 +198,33 @@ impl<K: StoredObject> Store<K> {
         // An object that was created again since has another UID.
         let same = content.objects.get(&key).is_some_and(|o| o.uid() == object.uid());
         if same {
-            content.objects.remove(&key);
+            content.remove(&key);
             drop(content);
             self.0.changed.notify();
         }
     }
 
+    /// Returns whether some object was left out because its namespace has enough.
+    pub(super) fn is_cut(&self) -> bool {
+        self.content().is_cut
+    }
+
     /// Takes a list of `version`. Writes of ours that are newer stay: the watch that follows says
     /// what became of them.
     pub(super) fn replace(&self, objects: Vec<K>, version: Option<&str>, selector: Selector) {
-        let mut fresh = BTreeMap::new();
-        for mut object in objects {
-            object.meta_mut().managed_fields = None;
-            fresh.insert(key(&object), Arc::new(object));
-        }
         let mut content = self.content();
         let version: Option<u64> = version.and_then(|v| v.parse().ok());
         let later = |o: &K| version.is_some_and(|version| version_number(o) > Some(version));
-        let written = std::mem::take(&mut content.objects).into_iter().filter(|(_, o)| later(o));
-        fresh.extend(written);
-        content.objects = fresh;
+        let before = std::mem::take(&mut content.objects);
+        content.endpoints.clear();
+        content.is_cut = false;
+        for mut object in objects {
+            object.meta_mut().managed_fields = None;
+            content.insert(key(&object), Arc::new(object));
+        }
+        for (key, written) in before.into_iter().filter(|(_, object)| later(object)) {
+            content.insert(key, written);
+        }
         content.selector = Some(selector);
         if version.is_some() {
             content.unknown_since = None;
@@ -224,7 +249,14 @@ impl<K: StoredObject> Store<K> {
 
     /// Records that a selector wants the objects that are held already.
     pub(super) fn rename_content(&self, selector: Selector) {
-        self.content().selector = Some(selector);
+        let mut content = self.content();
+        let unwanted = content.objects.iter().filter(|(_, object)| !selector.admits(&***object));
+        let unwanted: Vec<ObjectKey> = unwanted.map(|(key, _)| key.clone()).collect();
+        for key in &unwanted {
+            content.remove(key);
+        }
+        content.selector = Some(selector);
+        drop(content);
         self.0.changed.notify();
     }
 
@@ -250,6 +282,43 @@ impl<K: StoredObject> Store<K> {
             self.0.changed.notify();
         }
     }
+}
+
+impl<K: StoredObject> StoreContent<K> {
+    /// Keeps an object, if its namespace has not enough of them. Returns whether anything changed.
+    fn insert(&mut self, key: ObjectKey, object: Arc<K>) -> bool {
+        let before = self.objects.get(&key).map_or(0, |old| endpoint_count(&**old));
+        let count = endpoint_count(&*object);
+        let namespace = key.0.as_deref().unwrap_or_default();
+        let of_others = self.endpoints.get(namespace).map_or(0, |all| all - before);
+        if of_others + count > MAX_ENDPOINTS {
+            self.is_cut = true;
+            return self.remove(&key);
+        }
+        if count + before > 0 {
+            self.endpoints.insert(namespace.to_owned(), of_others + count);
+        }
+        self.objects.insert(key, object);
+        true
+    }
+
+    /// Removes an object. Returns whether it was there.
+    fn remove(&mut self, key: &ObjectKey) -> bool {
+        let Some(object) = self.objects.remove(key) else { return false };
+        if let Some(all) = self.endpoints.get_mut(key.0.as_deref().unwrap_or_default()) {
+            *all -= endpoint_count(&*object);
+            if *all == 0 {
+                self.endpoints.remove(key.0.as_deref().unwrap_or_default());
+            }
+        }
+        true
+    }
+}
+
+/// Returns the number of endpoints of an EndpointSlice, and one for the slice; 0 for any other object.
+fn endpoint_count<K: StoredObject>(object: &K) -> usize {
+    let slice = (object as &dyn Any).downcast_ref::<EndpointSlice>();
+    slice.map_or(0, |slice| 1 + slice.endpoints.len())
 }
 
 impl<K> Clone for Store<K> {

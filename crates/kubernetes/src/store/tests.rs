@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use kube::api::Api;
 use serde_json::json;
@@ -10,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::list_watch::{IDLE_TIMEOUT, RELIST_INTERVAL};
-use super::object_store::{UNKNOWN_KIND_TIMEOUT, version_number};
+use super::object_store::{MAX_ENDPOINTS, UNKNOWN_KIND_TIMEOUT, version_number};
 use super::*;
 use crate::fake_api_server::{FakeApiServer, Fault, eventually};
 
@@ -159,10 +160,10 @@ async fn a_kind_that_is_unknown_has_no_objects() {
 #[test]
 fn a_selector_of_many_names_is_given_up() {
     assert!(Selector::slices_of_services([]).selects_nothing);
-    let few = Selector::slices_of_services(["b", "a", "b"]).labels;
+    let few = Selector::slices_of_services([("x", "b"), ("x", "a"), ("y", "b")]).labels;
     assert_eq!(few.as_deref(), Some("kubernetes.io/service-name in (a,b)"));
     let many: Vec<String> = (0..2000).map(|n| format!("a-rather-long-name-{n}")).collect();
-    let many = Selector::slices_of_services(many.iter().map(String::as_str)).labels;
+    let many = Selector::slices_of_services(many.iter().map(|name| ("x", &**name))).labels;
     assert_eq!(many.as_deref(), Some("kubernetes.io/service-name"));
 }
 
@@ -220,17 +221,89 @@ async fn a_list_that_is_older_than_what_we_wrote_does_not_undo_it() {
     assert_eq!(names(&store), ["one", "ours", "two"]);
 }
 
+const SLICES: &str = "discovery.k8s.io/endpointslices";
+
+/// An EndpointSlice of `NAMESPACE/SERVICE`.
+fn slice(service: &str, nth: usize, endpoints: usize) -> serde_json::Value {
+    let (namespace, service) = service.split_once('/').unwrap();
+    json!({
+        "metadata": {
+            "name": format!("{service}-{nth}"), "namespace": namespace,
+            "labels": {"kubernetes.io/service-name": service},
+        },
+        "addressType": "IPv4",
+        "endpoints": vec![json!({"addresses": ["10.0.0.9"]}); endpoints],
+    })
+}
+
+fn slices_of(server: &FakeApiServer, selector: Selector) -> (Store<EndpointSlice>, JoinSet<()>) {
+    let (store, task) = Store::new(Api::all(server.client()), selector, &ChangeSignal::default());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(task);
+    (store, tasks)
+}
+
+fn kept(store: &Store<EndpointSlice>) -> Vec<String> {
+    let name = |o: &Arc<EndpointSlice>| format!("{}/{}", o.namespace().unwrap(), o.name_any());
+    store.objects().iter().map(name).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn slices_of_that_name_in_other_namespaces_are_not_kept() {
+    let server = FakeApiServer::default();
+    server.put(SLICES, slice("shop/bot", 0, 1));
+    server.put(SLICES, slice("evil/bot", 0, 1000));
+    let of = |services: &[&'static str]| {
+        Selector::slices_of_services(services.iter().map(|s| s.split_once('/').unwrap()))
+    };
+    let (store, _tasks) = slices_of(&server, of(&["shop/bot"]));
+    eventually("first list", || store.is_complete()).await;
+    server.put(SLICES, slice("evil/bot", 1, 1000));
+    server.put(SLICES, slice("shop/bot", 1, 1));
+    eventually("a change", || kept(&store).len() > 1).await;
+    assert_eq!(kept(&store), ["shop/bot-0", "shop/bot-1"]);
+    // Once they are wanted they are listed; fewer cost no list.
+    store.select(of(&["shop/bot", "evil/bot"]));
+    eventually("more", || store.is_complete()).await;
+    assert_eq!(kept(&store).len(), 4);
+    store.select(of(&["evil/bot"]));
+    eventually("fewer", || store.is_complete()).await;
+    assert_eq!(kept(&store), ["evil/bot-0", "evil/bot-1"]);
+    assert_eq!(server.requests(|r| !r.contains("watch=")).len(), 2);
+    store.select(of(&["shop/bot", "evil/bot"]));
+    eventually("both again", || store.is_complete()).await;
+    assert_eq!(kept(&store).len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_has_so_many_endpoints_and_takes_nobody_elses() {
+    let server = FakeApiServer::default();
+    for nth in 0..30 {
+        server.put(SLICES, slice("evil/bot", nth, 999));
+    }
+    let services = [("evil", "bot"), ("shop", "bot")];
+    let (store, _tasks) = slices_of(&server, Selector::slices_of_services(services));
+    eventually("first list", || store.is_complete()).await;
+    assert_eq!(kept(&store).len(), MAX_ENDPOINTS / 1000);
+    server.put(SLICES, slice("shop/bot", 0, 999));
+    eventually("a neighbour", || kept(&store).contains(&"shop/bot-0".to_owned())).await;
+    for nth in 0..25 {
+        server.delete(SLICES, "evil", &format!("bot-{nth}"));
+    }
+    sleep(IDLE_TIMEOUT).await;
+    eventually("what was left out", || kept(&store).len() == 6).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn other_names_for_the_same_request_cost_no_list() {
     let server = FakeApiServer::default();
-    let slices = Api::<k8s_openapi::api::discovery::v1::EndpointSlice>::all(server.client());
     let many: Vec<String> = (0..2000).map(|n| format!("a-rather-long-name-{n}")).collect();
-    let first = |count| Selector::slices_of_services(many[..count].iter().map(String::as_str));
-    let (store, task) = Store::new(slices, first(1990), &ChangeSignal::default());
-    let mut tasks = JoinSet::new();
-    tasks.spawn(task);
+    let first = |count| {
+        Selector::slices_of_services(many[..count].iter().map(|name: &String| ("x", &**name)))
+    };
+    let (store, _tasks) = slices_of(&server, first(2000));
     eventually("first list", || store.is_complete()).await;
-    for count in 1991..2000 {
+    for count in (1991..2000).rev() {
         store.select(first(count));
         eventually("other names", || store.is_complete()).await;
     }

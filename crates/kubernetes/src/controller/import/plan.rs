@@ -101,7 +101,7 @@ impl PlannedImport<'_> {
             return;
         };
         let mut unwritten = None;
-        if !self.state.observed_services.contains(self.service.name()) {
+        if !self.state.observed_services.contains(&self.service.to_string()) {
             self.keep_slices(kept);
         } else if let (Some(stub), None) = (stub, &blocked) {
             let planned = plan.writes.len();

@@ -57,7 +57,7 @@ impl PlannedImport<'_> {
 
     /// Returns what serves in its place; what the object says until somebody has looked.
     pub(crate) fn displaced_by(&self) -> Option<String> {
-        if self.state.observed_services.contains(self.service.name()) {
+        if self.state.observed_services.contains(&self.service.to_string()) {
             return self.state.served_by.get(self.service).cloned();
         }
         self.stored?.spec.displaced_by.clone()

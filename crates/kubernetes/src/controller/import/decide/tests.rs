@@ -30,7 +30,7 @@ fn state(annotations: &[(&str, &str)]) -> ClusterState {
         Some(annotations.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect());
     ClusterState {
         services: [(bot(), Arc::new(service))].into(),
-        observed_services: Arc::new(["bot".to_owned()].into()),
+        observed_services: Arc::new([bot().to_string()].into()),
         ..ClusterState::default()
     }
 }

@@ -67,8 +67,7 @@ fn stubs(state: &mut ClusterState, services: impl Iterator<Item = ServiceName>, 
         (0..ports).map(|n| json!({"name": format!("p{n}"), "port": 80 + n})).collect();
     let stub: Service = serde_json::from_value(json!({"spec": {"ports": ports}})).unwrap();
     state.services.extend(services.map(|service| (service, Arc::new(stub.clone()))));
-    state.observed_services =
-        Arc::new(state.services.keys().map(|s| s.name().to_owned()).collect());
+    state.observed_services = Arc::new(state.services.keys().map(ToString::to_string).collect());
 }
 
 /// Adds the Import object of an import that was made so many seconds ago, and has ended.
