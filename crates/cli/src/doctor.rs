@@ -93,9 +93,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// The Service that is meant, and its port where one is named.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct ImportTarget {
-    service: ServiceName,
-    port: Option<String>,
+pub(crate) struct ImportTarget {
+    pub(crate) service: ServiceName,
+    pub(crate) port: Option<String>,
 }
 
 /// The thing that somebody asks about.
@@ -124,7 +124,7 @@ fn parse_subject(words: &[String]) -> anyhow::Result<DoctorTarget> {
     })
 }
 
-fn parse_target(text: &str) -> anyhow::Result<ImportTarget> {
+pub(crate) fn parse_target(text: &str) -> anyhow::Result<ImportTarget> {
     let (service, port) = match text.rsplit_once(':') {
         Some((service, port)) => (service, Some(port.to_owned())),
         None => (text, None),

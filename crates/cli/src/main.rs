@@ -27,9 +27,12 @@ mod prepare;
 mod probe;
 mod progress;
 mod status;
+mod tap;
+mod top;
 mod uninstall;
 mod upgrade;
 mod version;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -82,6 +85,8 @@ enum CliCommand {
     Prepare(prepare::Args),
     Probe(probe::Args),
     Status(status::Args),
+    Tap(tap::Args),
+    Top(top::Args),
     Uninstall(uninstall::Args),
     Unlink(link::UnlinkArgs),
     Upgrade(upgrade::Args),
@@ -118,6 +123,8 @@ fn main() -> ExitCode {
         CliCommand::Prepare(args) => prepare::run(&args),
         CliCommand::Probe(args) => probe::run(&args),
         CliCommand::Status(args) => status::run(args),
+        CliCommand::Tap(args) => tap::run(&args),
+        CliCommand::Top(args) => top::run(&args),
         CliCommand::Uninstall(args) => uninstall::run(&args),
         CliCommand::Unlink(args) => link::unlink(&args),
         CliCommand::Upgrade(args) => upgrade::run(&args),

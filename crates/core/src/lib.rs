@@ -13,6 +13,7 @@
 //! * [`doctor`]: from what was seen of an import to the first thing that is in its way.
 //! * [`invitation`]: what a command and a node say to each other while clusters join by invitation.
 //! * [`text`]: numbers with their nouns, sizes and times, and text of strangers made safe to show.
+//! * [`traffic`]: who talks with whom, and the rates between two looks at a node.
 //! * [`wire`]: every byte that two nodes exchange, and what is refused.
 
 pub mod address;
@@ -34,4 +35,5 @@ pub mod snapshot;
 pub mod spiffe;
 pub mod text;
 pub mod throttle;
+pub mod traffic;
 pub mod wire;

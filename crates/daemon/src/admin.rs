@@ -1,7 +1,7 @@
 //! The two HTTP servers of a node.
 //!
 //! * [`control`]: on a Unix socket (0600) or a loopback address; tells everything and changes things. [`probe`] is its
-//!   question what would become of a stream.
+//!   question what would become of a stream, [`traffic`] who talks with whom, [`tap`] streams as they begin and end.
 //!   [`invitation`]: what commands that invite other clusters have it do.
 //! * [`public`]: read-only, for the kubelet and Prometheus; tells no more than they need.
 //!
@@ -17,6 +17,8 @@ pub mod probe;
 pub mod public;
 pub mod serve;
 pub mod socket;
+pub mod tap;
+pub mod traffic;
 
 #[cfg(test)]
 mod tests;

@@ -21,6 +21,7 @@ pub mod links;
 pub mod problems;
 pub mod refusals;
 pub mod report;
+pub mod sample;
 pub mod services;
 pub mod testimony;
 

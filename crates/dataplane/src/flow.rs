@@ -5,6 +5,7 @@
 //! What it says of identity is what is known: the peer daemon's verified ID, the source as this node found it
 //! (outbound) or as the peer asserts it (inbound, and marked so).
 
+mod conversations;
 mod counters;
 mod direction;
 pub(crate) mod failure;
@@ -15,6 +16,7 @@ pub(crate) mod metrics;
 mod refusals;
 mod refused_sources;
 mod table;
+mod taps;
 #[cfg(test)]
 mod tests;
 
@@ -33,12 +35,15 @@ use adit_core::text::count_noun;
 use adit_runtime::count_down;
 use tokio::time::Instant;
 
+use self::conversations::LiveConversation;
+pub use self::conversations::{ConversationList, ConversationTotals};
 pub use self::counters::ByteCounter;
 pub use self::direction::Direction;
 pub use self::failure::FlowFailure;
 use self::metrics::TargetMetrics;
 pub use self::table::{ExportUser, Flows, TargetKey, TargetTotals};
 use self::table::{FlowOpener, TargetFlows};
+pub use self::taps::{StreamEnd, StreamEvent, StreamTap, TapFilter, TapItem};
 use crate::capacity::OpenStreams;
 
 /// The record of a flow, reported when it is dropped.
@@ -67,6 +72,7 @@ pub struct Flow {
     /// The metrics of the target's flows, if the target is counted by name.
     target_metrics: Option<Arc<TargetMetrics>>,
     user: Option<ExportUser>,
+    conversation: Option<Arc<LiveConversation>>,
     /// The cluster or workload among whose flows it is counted.
     opener: Option<FlowOpener>,
     /// Somebody has taken it: the peer has answered so, or a backend was reached.
@@ -102,6 +108,7 @@ impl Flows {
             group: None,
             target_metrics: None,
             user: None,
+            conversation: None,
             opener: None,
             is_answered: false,
             // What stands if the task ends without a word: it was cancelled or panicked.
@@ -204,6 +211,7 @@ impl Flow {
         let user = (permit.target().service.clone(), permit.source().clone());
         *self.flows.table().users.entry(user.clone()).or_default() += 1;
         self.user = Some(user);
+        self.join_conversation();
     }
 
     /// Records how long the flow has waited for its answer: outbound for the peer's, inbound for a backend's.
@@ -271,7 +279,11 @@ impl Drop for Flow {
         if !self.is_probe {
             metrics.lasted(duration);
         }
+        if let Some(conversation) = &self.conversation {
+            conversation.end(known, Instant::now());
+        }
         self.leave_table(known);
+        self.tell_end(code, duration);
         self.log(code, duration);
     }
 }

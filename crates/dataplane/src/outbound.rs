@@ -188,6 +188,7 @@ pub(crate) fn authorize(
     flow.source = Some(policy::Source { cluster, workload: workload.clone() });
     let permit = policy::authorize_outbound(snapshot, import, target, workload)?;
     flow.admit_source(&import.from, workload)?;
+    flow.join_conversation();
     Ok(permit)
 }
 

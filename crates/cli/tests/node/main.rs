@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod scene;
+mod watch;
 
 use std::fs;
 use std::io::ErrorKind;

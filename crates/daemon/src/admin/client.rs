@@ -1,4 +1,8 @@
 //! Asks a node's admin server: what `adit status`, the demo and tests use.
+//!
+//! `lines`: an answer that has no end.
+
+mod lines;
 
 use std::fmt;
 use std::io;
@@ -15,10 +19,13 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
+pub use self::lines::AdminLines;
 use super::answer::ErrorBody;
 use super::probe::ProbeRequest;
 use super::public::ReadinessAnswer;
+use super::tap::TapRequest;
 use crate::status::StatusDocument;
+use crate::status::sample::NodeSample;
 
 /// The daemon answers from memory; a second is long, and a person waits.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
@@ -129,16 +136,39 @@ pub async fn probe(
     };
     let body = serde_json::to_string(request).map_err(odd)?;
     let answer = request_within(PROBE_TIMEOUT, address, Method::POST, "/v1/probe", &body).await;
-    let body = match answer {
-        Err(AdminClientError::NotAdit { error, .. }) if error == no_such_path() => {
-            return Err(AdminClientError::Refused(
-                "this daemon is of an earlier version, and cannot be asked to try a stream"
-                    .to_owned(),
-            ));
-        }
-        answer => answer?,
-    };
+    let body = answer.map_err(|error| unless_too_old(error, "be asked to try a stream"))?;
     serde_json::from_slice(&body).map_err(odd)
+}
+
+/// The node at `address` at this moment, in few words.
+///
+/// # Errors
+/// If nobody answers there, it is no daemon, or one of an earlier version.
+pub async fn sample(address: &AdminAddress) -> Result<NodeSample, AdminClientError> {
+    let answer = request(address, Method::GET, "/v1/traffic", "").await;
+    let body = answer.map_err(|error| unless_too_old(error, "tell who talks with whom"))?;
+    let traffic = serde_json::from_slice(&body);
+    let traffic = traffic.map_err(|e| AdminClientError::NotAdit {
+        address: address.clone(),
+        error: e.to_string(),
+    })?;
+    Ok(NodeSample::new(status(address).await?, traffic))
+}
+
+/// Follows streams of the node at `address` from now on: a [`TapEvent`](super::tap::TapEvent) in each line.
+///
+/// # Errors
+/// If nobody answers there, it is no daemon or one of an earlier version, or there are enough taps.
+pub async fn tap(
+    address: &AdminAddress,
+    request: &TapRequest,
+) -> Result<AdminLines, AdminClientError> {
+    let body = serde_json::to_string(request).map_err(|e| AdminClientError::NotAdit {
+        address: address.clone(),
+        error: e.to_string(),
+    })?;
+    let lines = lines::follow(address, "/v1/tap", &body).await;
+    lines.map_err(|error| unless_too_old(error, "let its streams be followed"))
 }
 
 /// Sends one request and gives back the body of a successful answer.
@@ -154,9 +184,14 @@ pub async fn request(
     request_within(REQUEST_TIMEOUT, address, method, path, body).await
 }
 
-/// The error of a path that a daemon does not have.
-fn no_such_path() -> String {
-    format!("HTTP status {}", StatusCode::NOT_FOUND)
+/// The error, or that a daemon does not have the path because it is older.
+fn unless_too_old(error: AdminClientError, what: &str) -> AdminClientError {
+    let missing = format!("HTTP status {}", StatusCode::NOT_FOUND);
+    if matches!(&error, AdminClientError::NotAdit { error, .. } if *error == missing) {
+        let sentence = format!("this daemon is of an earlier version, and cannot {what}");
+        return AdminClientError::Refused(sentence);
+    }
+    error
 }
 
 async fn request_within(
@@ -167,24 +202,51 @@ async fn request_within(
     body: &str,
 ) -> Result<Bytes, AdminClientError> {
     let exchange = async {
-        match address {
-            AdminAddress::Socket(socket) => match UnixStream::connect(socket).await {
-                Ok(stream) => exchange(address, stream, method, path, body).await,
-                Err(error) => {
-                    Err(AdminClientError::Unreachable { address: address.clone(), error })
-                }
-            },
-            AdminAddress::Tcp(tcp) => match TcpStream::connect(tcp).await {
-                Ok(stream) => exchange(address, stream, method, path, body).await,
-                Err(error) => {
-                    Err(AdminClientError::Unreachable { address: address.clone(), error })
-                }
-            },
-        }
+        let stream = connect(address).await?;
+        exchange(address, stream, method, path, body).await
     };
     tokio::time::timeout(within, exchange)
         .await
         .unwrap_or_else(|_| Err(AdminClientError::Silent(address.clone(), within)))
+}
+
+/// A connection to the server.
+trait AdminStream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> AdminStream for S {}
+
+async fn connect(address: &AdminAddress) -> Result<Box<dyn AdminStream>, AdminClientError> {
+    let stream: io::Result<Box<dyn AdminStream>> = match address {
+        AdminAddress::Socket(socket) => match UnixStream::connect(socket).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => Err(error),
+        },
+        AdminAddress::Tcp(tcp) => match TcpStream::connect(tcp).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => Err(error),
+        },
+    };
+    stream.map_err(|error| AdminClientError::Unreachable { address: address.clone(), error })
+}
+
+/// The request with its body.
+fn make_request(
+    method: Method,
+    path: &str,
+    body: &str,
+) -> Result<Request<Full<Bytes>>, hyper::http::Error> {
+    let body = Full::new(Bytes::copy_from_slice(body.as_bytes()));
+    Request::builder().method(method).uri(path).header("host", "localhost").body(body)
+}
+
+/// The error of an answer that is no success.
+fn refusal(address: &AdminAddress, status: StatusCode, body: &[u8]) -> AdminClientError {
+    match serde_json::from_slice::<ErrorBody>(body) {
+        Ok(refusal) if status != StatusCode::NOT_FOUND => AdminClientError::Refused(refusal.error),
+        Ok(_) | Err(_) => AdminClientError::NotAdit {
+            address: address.clone(),
+            error: format!("HTTP status {status}"),
+        },
+    }
 }
 
 async fn exchange(
@@ -200,12 +262,7 @@ async fn exchange(
     };
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|e| odd(&e))?;
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header("host", "localhost")
-        .body(Full::new(Bytes::copy_from_slice(body.as_bytes())))
-        .map_err(|e| odd(&e))?;
+    let request = make_request(method, path, body).map_err(|e| odd(&e))?;
     let answer = async {
         let response = sender.send_request(request).await.map_err(|e| odd(&e))?;
         let status = response.status();
@@ -219,13 +276,5 @@ async fn exchange(
     };
     let (status, body) =
         tokio::select! { biased; answer = answer => answer?, never = driven => never };
-    if status.is_success() {
-        return Ok(body);
-    }
-    match serde_json::from_slice::<ErrorBody>(&body) {
-        Ok(refusal) if status != StatusCode::NOT_FOUND => {
-            Err(AdminClientError::Refused(refusal.error))
-        }
-        Ok(_) | Err(_) => Err(odd(&format_args!("HTTP status {status}"))),
-    }
+    if status.is_success() { Ok(body) } else { Err(refusal(address, status, &body)) }
 }

@@ -1,7 +1,7 @@
 //! The admin server: tells everything about the node and changes what may be changed while it runs.
 //!
-//! `GET /v1/status`, `GET /v1/ready`, `POST /v1/probe` ([`super::probe`]), `POST /v1/drain`, `POST /v1/reload`,
-//! `PUT /v1/log-level`, and those of [`super::invitation`]. It decides nothing: each
+//! `GET /v1/status`, `GET /v1/ready`, `POST /v1/probe` ([`super::probe`]), `GET /v1/traffic` ([`super::traffic`]), `POST /v1/tap`
+//! ([`super::tap`]), `POST /v1/drain`, `POST /v1/reload`, `PUT /v1/log-level`, and those of [`super::invitation`]. It decides nothing: each
 //! change is a [`AdminCommand`] to the process. On a Unix socket the file's mode says who may; on loopback a
 //! browser must be kept from being used by a page ([`guard_loopback`]).
 
@@ -9,6 +9,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_core::traffic::NodeTraffic;
+use adit_dataplane::flow::Flows;
 use adit_dataplane::probe::Prober;
 use adit_transport::Endpoints;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -16,17 +18,18 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use super::answer::{error_response, unknown_path, wrong_method};
 use super::public::ReadinessAnswer;
+use super::serve::AnswerLifetime;
 use crate::readiness::Readiness;
 use crate::status::StatusDocument;
 use crate::telemetry::LevelError;
 
-const PATHS: &str = "GET /v1/status, GET /v1/ready, POST /v1/probe, POST /v1/drain, POST /v1/reload and PUT /v1/log-level";
+const PATHS: &str = "GET /v1/status, GET /v1/ready, POST /v1/probe, GET /v1/traffic, POST /v1/tap, POST /v1/drain, POST /v1/reload and PUT /v1/log-level";
 /// A log level is a line, and a question of a few names.
 const MAX_BODY: usize = 4096;
 /// Reading a file and applying it takes milliseconds.
@@ -73,6 +76,10 @@ pub struct Controls {
     pub commands: mpsc::Sender<AdminCommand>,
     /// Asks what would become of a stream; `None` where there is no data path.
     pub prober: Option<Prober>,
+    /// The data path's streams, for whoever watches them; `None` where there is none.
+    pub flows: Option<Flows>,
+    /// The counts of its traffic now.
+    pub traffic: Arc<dyn Fn() -> NodeTraffic + Send + Sync>,
     /// The endpoints by which other clusters may join; `None` where there are none.
     pub endpoints: Option<Endpoints>,
 }
@@ -90,6 +97,8 @@ pub fn router(controls: Controls) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/ready", get(ready))
         .route("/v1/probe", post(probe))
+        .route("/v1/traffic", get(traffic))
+        .route("/v1/tap", post(tap))
         .route("/v1/drain", post(drain))
         .route("/v1/reload", post(reload))
         .route("/v1/log-level", put(log_level))
@@ -144,6 +153,22 @@ async fn ready(State(controls): State<Controls>) -> Response {
 
 async fn probe(State(controls): State<Controls>, body: String) -> Response {
     super::probe::answer(controls.prober.as_ref(), &body).await
+}
+
+async fn traffic(State(controls): State<Controls>) -> Response {
+    Json((controls.traffic)()).into_response()
+}
+
+async fn tap(
+    State(controls): State<Controls>,
+    lifetime: Option<Extension<AnswerLifetime>>,
+    body: String,
+) -> Response {
+    let answer = super::tap::answer(controls.flows.as_ref(), &body);
+    if let (Some(Extension(lifetime)), true) = (lifetime, answer.status().is_success()) {
+        lifetime.extend();
+    }
+    answer
 }
 
 async fn drain(State(controls): State<Controls>) -> Response {

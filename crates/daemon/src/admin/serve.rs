@@ -9,11 +9,15 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use adit_runtime::count_down;
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use metrics::{Unit, counter, describe_counter};
@@ -80,6 +84,22 @@ impl Admission {
 impl fmt::Debug for Admission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Admission").finish_non_exhaustive()
+    }
+}
+
+/// The lifetime of a connection, in the hands of whoever answers a request on it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct AnswerLifetime(Arc<AtomicBool>);
+
+impl AnswerLifetime {
+    /// Has the answer last until the client or the server ends it: it has no end of its own. Whoever calls this bounds how many
+    /// there are.
+    pub(super) fn extend(&self) {
+        self.0.store(true, Relaxed);
+    }
+
+    fn is_extended(&self) -> bool {
+        self.0.load(Relaxed)
     }
 }
 
@@ -196,18 +216,32 @@ pub(super) async fn serve_connection<S>(stream: S, router: Router, stop: Cancell
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let lifetime = AnswerLifetime::default();
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(lifetime.clone());
+        router.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         biased;
         _ended = connection.as_mut() => return,
         () = stop.cancelled() => {}
         () = tokio::time::sleep(CONNECTION_LIFETIME) => {}
+    }
+    if lifetime.is_extended() {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            _ended = connection.as_mut() => {}
+        }
+        return;
     }
     connection.as_mut().graceful_shutdown();
     tokio::time::timeout(LAST_ANSWER_TIMEOUT, connection).await.ok();

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use adit_dataplane::capacity::StreamCapacity;
+use adit_dataplane::flow::Flows;
 use hyper::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -13,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::{self, AdminAddress, AdminClientError};
 use super::control::{AdminCommand, Controls, ReloadReply};
+use super::tap::TapRequest;
 use super::{control, public, serve, socket};
 use crate::readiness::Readiness;
 use crate::status::StatusDocument;
@@ -78,6 +81,8 @@ fn controls() -> (Controls, mpsc::Receiver<AdminCommand>, Arc<Mutex<String>>) {
         }),
         commands,
         prober: None,
+        flows: None,
+        traffic: Arc::new(Default::default),
         endpoints: None,
     };
     (controls, received, level)
@@ -334,4 +339,53 @@ async fn whoever_is_not_admitted_is_closed_unread_and_the_others_are_served() {
     tokio::join!(served, clients);
     let asked = asked.lock().unwrap();
     assert!(asked.len() == 101 && asked.iter().all(std::net::IpAddr::is_ipv4), "{asked:?}");
+}
+
+#[tokio::test]
+async fn taps_are_told_of_streams_for_as_long_as_they_stay_and_more_than_a_few_are_refused() {
+    let flows = Flows::new(StreamCapacity { all: 9 });
+    let mut controls = controls().0;
+    controls.flows = Some(flows.clone());
+    let server = AdminServer::start(control::router(controls)).await;
+    let address = AdminAddress::Tcp(server.address);
+    let all = TapRequest::default();
+    let mut taps = Vec::new();
+    for _ in 0..4 {
+        taps.push(client::tap(&address, &all).await.unwrap());
+    }
+    let refused = client::tap(&address, &all).await.unwrap_err().to_string();
+    assert!(refused.contains("enough taps"), "{refused}");
+    let wrong = TapRequest { direction: Some("up".into()), ..TapRequest::default() };
+    let refused = client::tap(&address, &wrong).await.unwrap_err().to_string();
+    assert!(refused.contains("outbound or inbound"), "{refused}");
+    drop(taps.drain(1..));
+    // Their places are free once their connections are seen to have ended.
+    while client::tap(&address, &all).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    server.end().await;
+    let mut left = taps.remove(0);
+    assert_eq!(left.next().await.unwrap(), None, "it ends with the server");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tap_outlives_other_answers_and_shows_that_it_lives() {
+    let flows = Flows::new(StreamCapacity { all: 9 });
+    let mut controls = controls().0;
+    controls.flows = Some(flows.clone());
+    let (mut client, stream) = tokio::io::duplex(1024);
+    let stop = CancellationToken::new();
+    let served = serve::serve_connection(stream, control::router(controls), stop.clone());
+    let begun = tokio::time::Instant::now();
+    let follow = async {
+        let head = b"POST /v1/tap HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n";
+        client.write_all(head).await.unwrap();
+        let mut read = [0; 1024];
+        while begun.elapsed() < Duration::from_secs(600) {
+            assert!(client.read(&mut read).await.unwrap() > 0);
+        }
+        stop.cancel();
+    };
+    tokio::join!(served, follow);
+    assert!(begun.elapsed() < Duration::from_secs(620), "{:?}", begun.elapsed());
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use adit_dataplane::flow::Flows;
 use adit_dataplane::probe::Prober;
 use adit_transport::Endpoints;
 use axum::Router;
@@ -20,6 +21,7 @@ use crate::admin::control::{self, AdminCommand, Controls};
 use crate::admin::public::{self, PublicState};
 use crate::admin::serve::{self, AdminListener, Admission};
 use crate::admin::socket::AdminSocket;
+use crate::admin::traffic::traffic;
 use crate::metrics::{ProcessMetrics, gauges::ProcessTotals, process::ProcessUsage};
 use crate::telemetry::ProcessLog;
 
@@ -83,16 +85,28 @@ impl ServerPlan {
         public: Option<PublicBinding>,
         state: &Arc<ProcessState<W>>,
         metrics: ProcessMetrics,
-        (commands, prober, endpoints): (mpsc::Sender<AdminCommand>, Prober, Endpoints),
+        (commands, prober, flows, endpoints): (
+            mpsc::Sender<AdminCommand>,
+            Prober,
+            Flows,
+            Endpoints,
+        ),
         taken_over: CancellationToken,
     ) -> Self {
         let (status, level) = (state.clone(), state.clone());
+        let counted = (state.clone(), flows.clone());
+        let traffic = move || {
+            let (state, flows) = &counted;
+            traffic(flows, &state.config().cluster, state.statics.started.elapsed())
+        };
         let controls = Controls {
             status: Arc::new(move || status.status()),
             readiness: state.readiness.clone(),
             set_level: Arc::new(move |l| level.log.as_ref().map_or(Ok(()), |log| log.set_level(l))),
             commands,
             prober: Some(prober),
+            flows: Some(flows),
+            traffic: Arc::new(traffic),
             endpoints: Some(endpoints),
         };
         let router = control::router(controls);

@@ -293,7 +293,8 @@ impl ServingNode {
         let _ended = ended.drop_guard();
         let (commands_in, commands) = mpsc::channel(MAX_PENDING_COMMANDS);
         let taken_over = handover.taken_over.clone();
-        let asked = (commands_in, data_plane.prober.clone(), data_plane.endpoints.clone());
+        let NodeDataPlane { prober, flows, endpoints, .. } = data_plane.clone();
+        let asked = (commands_in, prober, flows, endpoints);
         let public = public_listener.map(|public| public_binding(public, &state, self.reader_pods));
         let plan = ServerPlan::new(admin, public, &state, metrics, asked, taken_over);
         let servers = HttpServers::start(plan).map_err(cannot("start the admin server"))?;

@@ -1,5 +1,6 @@
 //! The counts that a flow keeps as it goes: bytes each way, the first of the answer, and the ways that have ended.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use metrics::Counter;
@@ -10,13 +11,15 @@ use super::{Flow, metrics as series};
 /// Bytes that one direction of a flow has carried, counted as they pass.
 #[derive(Debug)]
 pub struct ByteCounter {
+    /// Written by one task alone.
     flow: AtomicU64,
     total: Counter,
+    conversation: Option<Arc<AtomicU64>>,
 }
 
 impl ByteCounter {
     pub(super) fn new(total: &Counter) -> Self {
-        Self { flow: AtomicU64::new(0), total: total.clone() }
+        Self { flow: AtomicU64::new(0), total: total.clone(), conversation: None }
     }
 
     /// Counts in another total from now on.
@@ -24,10 +27,20 @@ impl ByteCounter {
         self.total = total.clone();
     }
 
-    /// Counts bytes; true if they are the first.
+    /// Has what comes from now on be counted there, too.
+    pub(super) fn share(&mut self, conversation: &Arc<AtomicU64>) {
+        self.conversation = Some(Arc::clone(conversation));
+    }
+
+    /// Counts bytes; true if they are the first. Never from two tasks at once.
     pub(crate) fn add(&self, bytes: usize) -> bool {
         self.total.increment(bytes as u64);
-        self.flow.fetch_add(bytes as u64, Relaxed) == 0 && bytes > 0
+        if let Some(conversation) = &self.conversation {
+            conversation.fetch_add(bytes as u64, Relaxed);
+        }
+        let before = self.bytes();
+        self.flow.store(before + bytes as u64, Relaxed);
+        before == 0 && bytes > 0
     }
 
     /// Bytes so far.

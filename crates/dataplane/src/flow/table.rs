@@ -12,12 +12,14 @@ use adit_core::wire::report::RefusalSeries;
 use adit_runtime::{Mutex, count_down};
 use tokio::time::Instant;
 
+use super::conversations::Conversations;
 use super::direction::Direction;
 use super::futile::FutileStreams;
 use super::log_limit::LogLimit;
 use super::metrics::{DirectionMetrics, TargetMetrics};
 use super::refusals::RecentRefusals;
 use super::refused_sources::RefusedSources;
+use super::taps::StreamTaps;
 use crate::capacity::StreamCapacity;
 
 /// The number of lines that were left out is logged this often.
@@ -33,6 +35,7 @@ pub(super) struct FlowsInner {
     pub(super) table: Mutex<FlowTable>,
     pub(super) log_limit: LogLimit,
     pub(super) futile: FutileStreams,
+    pub(super) taps: StreamTaps,
     /// Made by the first flow: what is counted in is there only then.
     outbound: OnceLock<DirectionMetrics>,
     inbound: OnceLock<DirectionMetrics>,
@@ -63,6 +66,8 @@ pub(super) struct FlowTable {
     pub(super) recent: RecentRefusals,
     /// All refusals, by source.
     pub(super) refused: RefusedSources,
+    /// Flows by source and target.
+    pub(super) conversations: Conversations,
 }
 
 /// A refusal that is being written, for as long as this lives.
@@ -140,6 +145,7 @@ impl Flows {
             table: Mutex::default(),
             log_limit: LogLimit::new(),
             futile: FutileStreams::new(),
+            taps: StreamTaps::default(),
             outbound: OnceLock::new(),
             inbound: OnceLock::new(),
         }))

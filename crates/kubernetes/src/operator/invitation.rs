@@ -4,12 +4,11 @@
 //! port. What they say to each other is [`adit_core::wire::join`]; the pods' side is `adit_daemon`'s `invitation`.
 //!
 //! * [`Invitation`]: the inviting side. * [`Joining`]: the joining side.
-//! * [`checks`]: whether a cluster that another names may be linked; pure. * [`process`]: a process in a node's pod.
+//! * [`checks`]: whether a cluster that another names may be linked; pure.
 
 mod checks;
 mod inviter;
 mod joiner;
-mod process;
 
 use adit_config::cluster::ClusterLink;
 use adit_pki::{BundleFingerprint, TrustBundle};

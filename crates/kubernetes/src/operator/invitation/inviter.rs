@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use adit_config::cluster::{ClusterLink, render};
-use adit_core::invitation::{InvitationTerms, InviterCommand, InviterEvent, JoinApplication};
+use adit_core::invitation::{
+    InvitationTerms, InviterCommand, InviterEvent, JoinApplication, MAX_LINE_LEN,
+};
 use adit_core::snapshot::Seed;
 use adit_pki::{InvitationSecret, InvitationToken, UnixTime};
 use k8s_openapi::api::core::v1::Pod;
@@ -12,11 +14,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use super::process::{NodeInput, NodeOutput, start};
 use super::{InvitationError, fingerprint};
 use crate::api::NODE;
 use crate::operator::bundle::seeds;
 use crate::operator::context::Context;
+use crate::operator::node_process::{NodeInput, NodeOutput, start};
 use crate::operator::pod_state::{is_pod_ready, named};
 
 /// The time in which a node has to take the invitation.
@@ -134,7 +136,7 @@ impl Invitation {
         };
         let mut failed = Vec::new();
         for pod in pods {
-            match start(context, pod, &["invitation", "serve"]) {
+            match start(context, pod, &["invitation", "serve"], MAX_LINE_LEN) {
                 Ok((mut input, output)) => {
                     match input.send(&InviterCommand::Offer(terms.clone())).await {
                         Ok(()) => {

@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use adit_config::cluster::{ClusterLink, render};
-use adit_core::invitation::{JoinerCommand, JoinerEvent};
+use adit_core::invitation::{JoinerCommand, JoinerEvent, MAX_LINE_LEN};
 use adit_pki::InvitationToken;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::time::timeout;
 
 use super::InvitationError;
 use super::checks::{OtherClusterError, check_other_cluster};
-use super::process::{NodeInput, NodeOutput, start};
 use crate::api::NODE;
 use crate::operator::context::{ConfigDocument, Context};
 use crate::operator::link::ClusterIdentity;
+use crate::operator::node_process::{NodeInput, NodeOutput, start};
 use crate::operator::pod_state::{is_pod_ready, named};
 
 /// The time in which somebody of the other side has to answer: each address of a token is tried for some seconds.
@@ -58,7 +58,8 @@ impl Joining {
         let no_node = |why: String| InvitationError::NoNode { context: context.name.clone(), why };
         let pod = ready.ok_or_else(|| no_node("none is ready".to_owned()))?;
         let lost = |why: String| no_node(format!("pod {pod}: {why}"));
-        let (mut input, mut output) = start(context, &pod, &["invitation", "use"]).map_err(lost)?;
+        let (mut input, mut output) =
+            start(context, &pod, &["invitation", "use"], MAX_LINE_LEN).map_err(lost)?;
         let token_text = token.to_text();
         input.send(&JoinerCommand::Dial { token: token_text.to_string() }).await.map_err(lost)?;
         let event = timeout(DIAL_TIMEOUT, output.receive()).await;

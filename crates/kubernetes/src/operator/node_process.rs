@@ -5,7 +5,6 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use adit_core::invitation::MAX_LINE_LEN;
 use adit_core::text::printable_ascii;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -23,21 +22,23 @@ const ERROR_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The input of a process in a pod.
 #[derive(Debug)]
-pub(super) struct NodeInput(ChildStdin);
+pub(in crate::operator) struct NodeInput(ChildStdin);
 
 /// The output of a process in a pod. The process ends with it.
 #[derive(Debug)]
-pub(super) struct NodeOutput {
+pub(in crate::operator) struct NodeOutput {
     output: BufReader<ChildStdout>,
+    max_line: usize,
     errors: JoinSet<String>,
     _child: Child,
 }
 
-/// Starts `/adit` with these arguments in a node's pod.
-pub(super) fn start(
+/// Starts `/adit` with these arguments in a node's pod. No line of its output is longer than `max_line` bytes.
+pub(in crate::operator) fn start(
     context: &Context,
     pod: &str,
     arguments: &[&str],
+    max_line: usize,
 ) -> Result<(NodeInput, NodeOutput), String> {
     let mut command = context.command_in_node(pod, &["--stdin"]);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -57,13 +58,13 @@ pub(super) fn start(
     });
     Ok((
         NodeInput(input),
-        NodeOutput { output: BufReader::new(output), errors: reading, _child: child },
+        NodeOutput { output: BufReader::new(output), max_line, errors: reading, _child: child },
     ))
 }
 
 impl NodeInput {
     /// Sends a line.
-    pub(super) async fn send(&mut self, line: &impl Serialize) -> Result<(), String> {
+    pub(in crate::operator) async fn send(&mut self, line: &impl Serialize) -> Result<(), String> {
         let mut text = serde_json::to_vec(line).map_err(|error| error.to_string())?;
         text.push(b'\n');
         let gone = |error| format!("its process is gone: {error}");
@@ -74,9 +75,9 @@ impl NodeInput {
 
 impl NodeOutput {
     /// Receives the next line; may not be cancelled and called again.
-    pub(super) async fn receive<T: DeserializeOwned>(&mut self) -> Result<T, String> {
+    pub(in crate::operator) async fn receive<T: DeserializeOwned>(&mut self) -> Result<T, String> {
         let mut line = Vec::new();
-        let limit = MAX_LINE_LEN as u64;
+        let limit = self.max_line as u64;
         let read = (&mut self.output).take(limit).read_until(b'\n', &mut line).await;
         read.map_err(|error| error.to_string())?;
         if line.is_empty() {
@@ -92,8 +93,8 @@ impl NodeOutput {
     async fn error(&mut self) -> String {
         let said = timeout(ERROR_TIMEOUT, self.errors.join_next()).await;
         let said = said.ok().flatten().and_then(Result::ok).unwrap_or_default();
-        if said.contains("unrecognized subcommand") {
-            return "its version is older than invitations: `adit upgrade` first".to_owned();
+        if said.contains("unrecognized subcommand") || said.contains("unexpected argument") {
+            return "its version is older than this command: `adit upgrade` first".to_owned();
         }
         if said.is_empty() {
             return "its process has ended".to_owned();
