@@ -1,6 +1,6 @@
 //! Services of this cluster that others may use.
 //!
-//! * `decide` says which, from rules and `annotations`, within `limits`; `offer` has the words for it.
+//! * `decide` says which, from rules and `annotations`, within `limits` and `quota`; `offer` has the words for it.
 //! * `aliases` says who has a name that several ask for; `alias_service` plans a Service of such a name.
 //! * `external_name` follows a Service that leads to another one.
 //! * `plan` plans the Export objects and their conditions; `readiness` says whether backends answer.
@@ -13,6 +13,7 @@ mod external_name;
 mod limits;
 mod offer;
 mod plan;
+mod quota;
 mod readiness;
 
 pub(super) use self::decide::{decide, wanted_exports};

@@ -22,36 +22,49 @@ pub fn node(name: &NodeName, addresses: &[SocketAddr]) -> usize {
 /// The size of an export, in bytes.
 #[must_use]
 pub fn export(service: &ServiceName, export: &PeerExport) -> usize {
-    let key = size_of::<ServiceName>() + text(service.namespace.as_str()) + text(service.name());
-    let lists =
-        2 * ALLOCATION_OVERHEAD + size_of_val(&*export.ports) + size_of_val(&*export.grants);
+    let ports = export.ports.iter();
+    let ports = ports.map(|p| (p.name.as_str(), p.app_protocol.as_ref().map(|p| p.as_str())));
+    let grants = export.grants.iter().map(grant_names);
+    let ready: usize = export.ports.iter().map(ready_counts).sum();
+    unready_export([service.namespace.as_str(), service.name()], ports, grants) + ready
+}
+
+/// The size of an export none of whose backends is ready, in bytes: of its Service's namespace and name, of its
+/// ports' names and what they speak, and of its grants' namespaces and service accounts, `None` for any.
+#[must_use]
+pub fn unready_export<'a>(
+    [namespace, name]: [&str; 2],
+    ports: impl Iterator<Item = (&'a str, Option<&'a str>)>,
+    grants: impl Iterator<Item = [Option<&'a str>; 2]>,
+) -> usize {
+    let key = size_of::<ServiceName>() + text(namespace) + text(name);
     let inline = size_of::<usize>() + ALLOCATION_OVERHEAD + size_of::<PeerExport>();
-    let ports: usize = export.ports.iter().map(port).sum();
-    let grants: usize = export.grants.iter().map(grant).sum();
-    key + inline + lists + ports + grants
+    let port = |(name, protocol): (&str, Option<&str>)| {
+        size_of::<PeerPort>() + text(name) + protocol.map_or(0, text) + ALLOCATION_OVERHEAD
+    };
+    let grant = |names: [Option<&str>; 2]| {
+        size_of::<WorkloadPattern>() + names.into_iter().flatten().map(text).sum::<usize>()
+    };
+    let lists = 2 * ALLOCATION_OVERHEAD;
+    key + inline + lists + ports.map(port).sum::<usize>() + grants.map(grant).sum::<usize>()
 }
 
-/// The heap size of a port.
-fn port(port: &PeerPort) -> usize {
+/// The heap size of the ready counts of a port.
+fn ready_counts(port: &PeerPort) -> usize {
     let count = |(node, _): (&NodeName, &u32)| size_of::<(NodeName, u32)>() + text(node.as_str());
-    let protocol = port.app_protocol.as_ref().map_or(0, |p| text(p.as_str()));
-    text(port.name.as_str())
-        + protocol
-        + ALLOCATION_OVERHEAD
-        + port.ready.iter().map(count).sum::<usize>()
+    port.ready.iter().map(count).sum()
 }
 
-/// The heap size of a grant.
-fn grant(grant: &WorkloadPattern) -> usize {
+fn grant_names(grant: &WorkloadPattern) -> [Option<&str>; 2] {
     let namespace = match &grant.namespace {
-        Pattern::Any => 0,
-        Pattern::Exact(name) => text(name.as_str()),
+        Pattern::Any => None,
+        Pattern::Exact(name) => Some(name.as_str()),
     };
     let account = match &grant.service_account {
-        Pattern::Any => 0,
-        Pattern::Exact(name) => text(name.as_str()),
+        Pattern::Any => None,
+        Pattern::Exact(name) => Some(name.as_str()),
     };
-    namespace + account
+    [namespace, account]
 }
 
 /// The heap size of a text.

@@ -22,6 +22,7 @@ use super::annotations::{annotated_offer, error_text};
 use super::external_name;
 use super::limits;
 use super::offer::{ExportDecisions, ExportOffer, ExportOrigin, ResolvedExport};
+use super::quota;
 use crate::api::{ExportPort, ExportSpec, ServiceRef, annotation, truncated};
 use crate::controller::cluster_state::{ClusterState, ServiceAnnotations, is_alias};
 use crate::controller::conditions::ConditionVerdict;
@@ -40,6 +41,7 @@ pub(crate) fn decide(
         let resolved = resolve(&offer, state, imported);
         exports.all.insert(name, resolved);
     }
+    quota::enforce_quotas(&mut exports, state);
     exports
 }
 

@@ -3,6 +3,7 @@
 //! A reader skips a message that exceeds a bound of the wire format, and a view has a number of
 //! places for all namespaces together. So exports beyond a limit are left out here, where their
 //! owner can be told, and in an order in which a new export never takes a place that is taken.
+//! [`super::quota`] bounds what those that are left take together.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +17,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::offer::{ExportDecisions, ExportOffer, ExportOrigin};
+use super::quota::{CLUSTER_BYTES, NAMESPACE_BYTES, NAMESPACE_GRANTS, NAMESPACE_PORTS};
 use crate::api::{self, ServiceRef};
 use crate::controller::cluster_state::ClusterState;
 use crate::controller::conditions::ConditionVerdict;
@@ -141,7 +143,10 @@ pub(crate) fn describe_left_out(left_out: &BTreeMap<ServiceName, String>) -> Opt
     };
     Some(format!(
         "{} Services of namespace {first}{others} are not exported: by labels and annotations a namespace exports \
-         {NAMESPACE_EXPORTS} at most, and a cluster {MAX_EXPORTS} in all",
-        left_out.len()
+         {NAMESPACE_EXPORTS} at most, with {NAMESPACE_GRANTS} grants, {NAMESPACE_PORTS} ports and {} KiB of their \
+         names, and a cluster {MAX_EXPORTS} in all, with {} KiB for each cluster that is told of them",
+        left_out.len(),
+        NAMESPACE_BYTES / 1024,
+        CLUSTER_BYTES / 1024
     ))
 }
