@@ -182,7 +182,7 @@ def instead(watch, fault, cluster, since):
 
 def problems(page):
     """The lines of a status page that say that something is wrong."""
-    quiet = re.compile(r"^(cluster |LINKS|EXPORTS|IMPORTS|exit status |$)|\bwell$|waits for |^\s*doubtful |\b0 well")
+    quiet = re.compile(r"^(cluster |LINKS|EXPORTS|IMPORTS|exit status |$)|\bwell$|waits for link |^\s*doubtful |\b0 well")
     return [" ".join(line.split()) for line in page if not quiet.search(line)]
 
 
@@ -210,9 +210,9 @@ def missing(found):
 
 
 def exit_of(watch, fault, since):
-    """By cluster of which status is asked, and is to say that something is wrong: seconds until its exit status was not 0."""
+    """By cluster of which status is asked, and is to say that something is wrong: seconds until its exit status was 1."""
     wrong = [cluster for cluster in fault.status if cluster not in fault.doubtful]
-    return {cluster: watch.soonest(f"status {cluster}", "^exit status [^0]", since) for cluster in wrong}
+    return {cluster: watch.soonest(f"status {cluster}", "^exit status 1$", since) for cluster in wrong}
 
 
 def row(fault, found, exits, calls, began):

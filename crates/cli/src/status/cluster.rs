@@ -61,7 +61,8 @@ async fn query(kubeconfig: &KubeconfigArgs, name: &str) -> Result<ClusterStatus,
 }
 
 fn render_cluster(status: &ClusterStatus, style: Style) -> String {
-    let name = status.cluster.as_deref().unwrap_or("(no usable configuration)");
+    let unread = "(its configuration has errors: what was good last stays in force)";
+    let name = status.cluster.as_deref().unwrap_or(unread);
     let pods = |PodCounts { ready, total, .. }| format!("{ready}/{total}");
     let mut page = format!(
         "cluster {}, context {}: controller {}, nodes {}\n",
@@ -72,9 +73,11 @@ fn render_cluster(status: &ClusterStatus, style: Style) -> String {
     );
     let mut wrong = table(style, &[]);
     for problem in status.problems() {
+        let problem = in_context(&problem, &status.context);
         wrong.add_row([styled_cell("wrong", CellStyle::Bad), cell(problem)]);
     }
     for warning in &status.warnings {
+        let warning = in_context(warning, &status.context);
         wrong.add_row([styled_cell("doubtful", CellStyle::Doubtful), cell(warning)]);
     }
     if wrong.row_count() > 0 {
@@ -83,13 +86,30 @@ fn render_cluster(status: &ClusterStatus, style: Style) -> String {
     for (what, items) in
         [("LINKS", &status.links), ("EXPORTS", &status.exports), ("IMPORTS", &status.imports)]
     {
-        page += &render_section(what, items, status.stale.as_deref(), style);
+        page += &render_section(what, items, status, style);
     }
     page
 }
 
-/// `stale`: since when nobody has updated the items.
-fn render_section(what: &str, items: &[StatusItem], stale: Option<&str>, style: Style) -> String {
+/// Names the context in each command for kubectl: those who print it know no context, and of two clusters it is
+/// one's own.
+fn in_context(text: &str, context: &str) -> String {
+    let mut named = text.to_owned();
+    for verb in ["-n ", "delete "] {
+        let command = format!("kubectl {verb}");
+        named = named.replace(&command, &format!("kubectl --context {context} {verb}"));
+    }
+    named
+}
+
+fn render_section(
+    what: &str,
+    items: &[StatusItem],
+    status: &ClusterStatus,
+    style: Style,
+) -> String {
+    // Since when nobody has updated the items.
+    let stale = status.stale.as_deref();
     let stale_note = stale.map(|since| format!(" ({})", escape(since))).unwrap_or_default();
     if items.is_empty() {
         return format!("\n{what}{stale_note}: none\n");
@@ -97,7 +117,7 @@ fn render_section(what: &str, items: &[StatusItem], stale: Option<&str>, style: 
     let mut rows = table(style, &[]);
     for item in items {
         let how = match (&item.problem, &item.waits_for) {
-            (Some(problem), _) => styled_cell(problem, CellStyle::Bad),
+            (Some(problem), _) => styled_cell(in_context(problem, &status.context), CellStyle::Bad),
             (None, Some(cause)) => styled_cell(format!("waits for {cause}"), CellStyle::Doubtful),
             (None, None) if stale.is_some() => styled_cell("well then", CellStyle::Doubtful),
             (None, None) => styled_cell("well", CellStyle::Good),
@@ -126,7 +146,7 @@ mod tests {
             nodes: PodCounts { ready: 2, ..pods },
             errors: vec!["a.yaml:1:2: bad\u{1b}".to_owned()],
             warnings: Vec::new(),
-            troubles: vec!["no controller is active".to_owned()],
+            troubles: vec!["no controller: kubectl -n x scale y".to_owned()],
             stale: None,
             links: Vec::new(),
             exports: Vec::new(),
@@ -138,7 +158,7 @@ mod tests {
             "cluster edge, context kind-edge: controller 1/2, nodes 2/2\n  \
              wrong  a.yaml:1:2: bad\\u{1b}\n  \
              wrong  1 of 2 controller pods are ready\n  \
-             wrong  no controller is active\n\n\
+             wrong  no controller: kubectl --context kind-edge -n x scale y\n\n\
              LINKS: none\n\nEXPORTS: none\n\nIMPORTS\n  \
              n/b  from bank  nobody there (Why)\n  \
              n/c  from bank  waits for link bank\n  \

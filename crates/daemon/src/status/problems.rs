@@ -162,7 +162,8 @@ fn node(status: &StatusDocument, add: &mut impl FnMut(StatusSeverity, String, &s
         let keys = configuration.needs_restart.join(", ");
         // A node of Kubernetes has no file; what it has is named.
         let how = if configuration.path.starts_with("ConfigMap ") {
-            " (kubectl -n adit-system rollout restart daemonset/adit-node)"
+            " (kubectl -n adit-system rollout restart daemonset/adit-node), which puts the new value in force, or for the change \
+             to be taken back"
         } else {
             ""
         };
@@ -218,11 +219,18 @@ fn link_misuse(link: &Link, add: &mut impl FnMut(StatusSeverity, String, &str, S
     let cluster = &link.cluster;
     if let Some(last) = &link.in_vain.last {
         let MisuseReport { streams, asked, closed, refused_connections, .. } = link.in_vain;
+        // Whoever meets a limit of ours may well be honest, and the limit too low.
+        let (what, remedy) = match last.code == Code::OverLimit.name() {
+            true => (
+                "has met a limit that this node has for it",
+                "raise limits.streamsPerPeer here if its callers are to have more; `denied.nodes` keeps out a node that does harm",
+            ),
+            false => ("asks for more than it may have", "`denied.nodes` keeps it out"),
+        };
         let sentence = format!(
-            "node {} of {} asks for more than it may have ({}): {} in vain, asked {} to stay away, {} \
-             closed and {refused_connections} refused; `denied.nodes` keeps it out",
+            "node {} of {cluster} {what} ({}): {} in vain, asked {} to stay away, {} closed and {refused_connections} \
+             refused; {remedy}",
             last.node,
-            link.cluster,
             last.code,
             count_noun(streams, "stream"),
             count_noun(asked, "time"),

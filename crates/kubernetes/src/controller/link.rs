@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_config::cluster::ClusterLink;
+use adit_config::cluster::{ClusterConfig, ClusterLink};
+use adit_core::deny_list::is_cluster_denied;
 use adit_core::name::ClusterName;
 use adit_core::routing::dialable_addresses;
 use adit_core::snapshot::{ClusterView, Seed};
@@ -62,6 +63,17 @@ fn learned_addresses(view: &ClusterView, configured: &[Seed]) -> Vec<SocketAddr>
     interleave(&nodes).take(MAX_ADDRESSES).collect()
 }
 
+/// Returns the verdict about everything that comes from a cluster which is denied as a whole: nodes have no link with it, and
+/// say nothing of it.
+pub(crate) fn denied_verdict(
+    config: &ClusterConfig,
+    cluster: &ClusterName,
+) -> Option<ConditionVerdict> {
+    let message = || format!("cluster {cluster} is denied by configuration (denied.clusters)");
+    is_cluster_denied(&config.denied, cluster)
+        .then(|| ConditionVerdict::bad("DeniedIdentity", message()))
+}
+
 /// A link and its object.
 struct LinkSubject<'a> {
     state: &'a ClusterState,
@@ -114,6 +126,11 @@ impl LinkSubject<'_> {
 
     fn report(&self, history: &mut LinkHistory, plan: &mut WritePlan) -> LinkReport {
         let (input, cluster) = (self.input, &self.link.cluster);
+        if let Some(verdict) = denied_verdict(input.config, cluster) {
+            // What was heard before means nothing when it is denied no longer.
+            history.remove(cluster);
+            return LinkReport { verdict: Some(verdict), is_vague: false, is_due: true };
+        }
         let conditions = ObjectStatus::conditions(self.stored.and_then(|l| l.status.as_ref()));
         let before = conditions::find(conditions, "Up");
         let live = input.peers.observed(cluster).map(|observed| observed.live);

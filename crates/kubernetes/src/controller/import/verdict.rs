@@ -16,6 +16,7 @@ use crate::api::{Condition, Import, ObjectStatus};
 use crate::controller::cluster_state::is_ours;
 use crate::controller::conditions::{self, ConditionVerdict};
 use crate::controller::debounce::Debounced;
+use crate::controller::link::denied_verdict;
 use crate::controller::node_reports;
 use crate::controller::plan::{WritePlan, service_reference};
 use crate::service;
@@ -32,6 +33,10 @@ impl PlannedImport<'_> {
         plan: &mut WritePlan,
     ) -> Option<ConditionVerdict> {
         let (service, from) = (self.service, &self.want.from);
+        if let Some(verdict) = denied_verdict(self.input.config, from) {
+            history.remove(&(service.clone(), from.clone()));
+            return Some(verdict);
+        }
         let before = self.condition_before();
         let peers = self.input.peers;
         let export = self.peer_export();
@@ -139,8 +144,15 @@ impl PlannedImport<'_> {
             // reason then.
             let waits = self.want.create_service && self.ports.used.is_empty();
             if self.leaves_service_to_kagent() {
+                let is_gone = self.stored.is_some_and(|import| was_ready(import));
+                let what = if is_gone {
+                    "which was served here, is gone, and kagent has not made it again"
+                } else {
+                    "is not there: kagent has not made it yet"
+                };
                 let message = format!(
-                    "kagent has not made Service {service} of its Agent yet: the Agent's conditions say why"
+                    "Service {service} {what} of its Agent, so that callers find no address: the Agent's conditions \
+                     and kagent's log say why"
                 );
                 return Some(ConditionVerdict::bad("NoService", message));
             }
@@ -185,9 +197,13 @@ impl PlannedImport<'_> {
         } else {
             format!("`kubectl delete import.adit.dev {}`", self.name)
         };
+        let slice = by.strip_prefix("EndpointSlice ").and_then(|rest| rest.split(' ').next());
+        let delete = slice.map_or_else(String::new, |slice| {
+            format!(" (`kubectl -n {} delete endpointslice {slice}`)", service.namespace)
+        });
         let message = format!(
-            "{service} has endpoints of its own, ready or not: {by}; so {from} does not serve it. Delete them, or say that \
-             this is meant: {remedy}"
+            "{service} has endpoints of its own, ready or not: {by}; so {from} does not serve it. Delete them{delete}, or \
+             say that this is meant, and give the import up: {remedy}"
         );
         ConditionVerdict::bad("ServiceHasOwnEndpoints", message)
     }

@@ -111,3 +111,23 @@ async fn what_a_link_gets_no_more_of_stands_on_it() {
     eventually("what is named finds room", || stage.ready() == Some(true)).await;
     eventually("nothing is wrong", || says().is_none()).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_from_a_cluster_that_is_denied_is_not_ready_and_says_so() {
+    let mut stage = ControllerStage::new(IMPORT);
+    stage.start("one");
+    stage.hear(Some(1));
+    eventually("ready", || stage.ready() == Some(true)).await;
+    stage.server.put(CONFIGS, config(&format!("{IMPORT}denied: {{clusters: [bank]}}\n")));
+    // Nodes have no link with it any more, and say nothing of it.
+    let silent = LinkedClusters { reporting: true, ..LinkedClusters::default() };
+    stage.peers.send_replace(Arc::new(silent));
+    let denied = Some(("False".to_owned(), "DeniedIdentity".to_owned()));
+    eventually("the link", || stage.condition(LINKS, "bank", "Up") == denied).await;
+    eventually("the import", || stage.import_says("False", "DeniedIdentity")).await;
+    eventually("its slice", || stage.ready() == Some(false)).await;
+    stage.server.put(CONFIGS, config(IMPORT));
+    stage.hear(Some(1));
+    eventually("ready again", || stage.ready() == Some(true)).await;
+    assert!(stage.import_says("True", "Ready"));
+}

@@ -118,7 +118,7 @@ impl ClusterStatus {
             } else if total == 0 && what == "controller" {
                 problems.push(format!(
                     "no controller is active: Deployment {CONTROLLER} asks for 0 pods: \
-                     kubectl -n {NAMESPACE} scale deployment/{CONTROLLER} --replicas=1"
+                     kubectl -n {NAMESPACE} scale deployment/{CONTROLLER} --replicas=2"
                 ));
             } else if total == 0 {
                 problems.push(format!("adit-{what} has no pods"));

@@ -161,7 +161,7 @@ fn what_only_the_controller_updates_is_of_the_time_of_its_last_sign_of_life() {
     };
     let status = summarize("c", configuration("cluster: edge"), &objects);
     let mend = "no controller is active: Deployment adit-controller asks for 0 pods: \
-                kubectl -n adit-system scale deployment/adit-controller --replicas=1";
+                kubectl -n adit-system scale deployment/adit-controller --replicas=2";
     assert_eq!((status.stale.clone(), status.problems()), (then, vec![mend.to_owned()]));
 }
 
