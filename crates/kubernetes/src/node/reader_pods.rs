@@ -16,6 +16,8 @@ use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 use tokio::time::{Instant, timeout};
 
+use crate::client::describe_error;
+
 /// The label, with value `true`, of namespaces whose pods may read metrics; NetworkPolicy `adit-controller` names it, too.
 pub const METRICS_LABEL: &str = "adit.dev/metrics";
 
@@ -49,6 +51,8 @@ struct PodAnswer {
 struct ReaderAnswers {
     lookups: TokenBucket,
     by_address: HashMap<IpAddr, PodAnswer>,
+    /// True if it is logged that look-ups fail.
+    is_failure_logged: bool,
 }
 
 /// The pods that may read metrics, as far as somebody has asked. Cheap to clone.
@@ -92,17 +96,33 @@ impl ReaderPods {
                 is_reader
             }
             Ok(Err(error)) => {
-                tracing::debug!(%error, %ip, "it is not known who asks for metrics");
+                self.log_failure(&describe_error(&error));
                 last.is_some()
             }
-            Err(_) => last.is_some(),
+            Err(_) => {
+                self.log_failure("the API server does not answer");
+                last.is_some()
+            }
+        }
+    }
+
+    /// Logs that look-ups fail, once until one succeeds.
+    fn log_failure(&self, reason: &str) {
+        if !std::mem::replace(&mut self.known.lock().is_failure_logged, true) {
+            tracing::warn!(
+                reason,
+                "it is not known whose pod asks for metrics, so only those that were let in before still are: \
+                 the node has to get Namespaces and list Pods (daemonset/base/node.yaml)"
+            );
         }
     }
 
     fn remember(&self, ip: IpAddr, pod: Option<ReaderPod>) {
         let lifetime = if pod.is_some() { ANSWER_LIFETIME } else { STRANGER_LIFETIME };
         let answer = PodAnswer { pod, until: Instant::now() + lifetime };
-        let answers = &mut self.known.lock().by_address;
+        let mut known = self.known.lock();
+        known.is_failure_logged = false;
+        let answers = &mut known.by_address;
         if answers.len() >= MAX_ANSWERS && !answers.contains_key(&ip) {
             answers.retain(|_, known| known.pod.is_some());
             if answers.len() >= MAX_ANSWERS {

@@ -61,12 +61,12 @@ pub fn describe() {
     describe_counter!(
         PACKETS_SENT,
         Unit::Count,
-        "QUIC packets sent to a cluster's nodes, as far as their connections were looked at"
+        "QUIC packets sent to nodes of a cluster, our own among them, as far as their connections were looked at"
     );
     describe_counter!(
         PACKETS_LOST,
         Unit::Count,
-        "QUIC packets sent to a cluster's nodes that were given up for lost; what was in them was sent again"
+        "QUIC packets sent to nodes of a cluster, our own among them, that were given up for lost; what was in them was sent again"
     );
 }
 
