@@ -5,10 +5,12 @@
 //! on, so none can be missed.
 //!
 //! * `object_store`: the content. * `list_watch`: the task that keeps it up to date.
+//! * `relist_pace`: how often it lists for selectors that change.
 //! * `selector`: which objects. * `signal`: who is notified.
 
 mod list_watch;
 mod object_store;
+mod relist_pace;
 mod selector;
 mod signal;
 

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::object_store::{Store, StoredObject};
+use super::relist_pace::RelistPace;
 use super::selector::Selector;
 use super::signal::ChangeSignal;
 use crate::client;
@@ -27,8 +28,8 @@ const WATCH_SECONDS: u32 = 290;
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// Backoff between two attempts.
 const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(400), Duration::from_secs(30));
-/// Least time from one list for a selector to the list for the next one.
-pub(super) const RELIST_INTERVAL: Duration = Duration::from_secs(1);
+/// From one look to the next at whether a list has come.
+const LIST_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// A required kind that the server does not know is retried as if there had been at most so many failures: every three seconds.
 const MAX_KIND_FAILURES: u32 = 4;
 
@@ -102,15 +103,19 @@ where
 {
     let mut version = None;
     let mut failures = 0;
+    let mut pace = RelistPace::new(Instant::now());
     loop {
         let selector = selected.borrow_and_update().clone();
-        if !store.held_selector().is_some_and(|held| selector.is_answered_by(&held)) {
+        if !is_held(&store, &selector) {
             version = None;
         }
         let began = Instant::now();
         let ended = tokio::select! {
             ended = list_and_watch(&api, &store, &selector, &mut version) => ended,
-            () = selector_changed(&store, &selector, &mut selected, began) => continue,
+            () = selector_changed(&store, &selector, &mut selected, &pace) => {
+                pace.count(Instant::now());
+                continue;
+            }
         };
         let requested = match ended {
             Ok(()) => {
@@ -129,27 +134,51 @@ where
                 if matches!(failure, WatchError::Gone | WatchError::NoSuchKind) {
                     version = None;
                 }
-                let known = !matches!(failure, WatchError::NoSuchKind);
-                if !known && !store.is_optional() {
+                if matches!(failure, WatchError::NoSuchKind) && !store.is_optional() {
                     // The kind must exist, and may do so in a moment.
                     failures = failures.min(MAX_KIND_FAILURES);
                 }
-                if store.should_be_emptied(known) {
-                    store.replace(Vec::new(), None, selector);
-                } else if !matches!(failure, WatchError::Gone) {
-                    let url = api.resource_url();
-                    tracing::debug!(error = %failure, url, "the API server could not be watched");
-                    store.mark_stale(failure.to_string());
-                }
+                record_failure(&api, &store, selector, &failure);
                 failure.retry_after()
             }
         };
         if failures > 0 {
+            let changed = async {
+                drop(selected.changed().await);
+                sleep_until(pace.next(Instant::now(), random_unit())).await;
+            };
             tokio::select! {
                 () = sleep(backoff(failures).max(requested)) => {}
-                _ = selected.changed() => {}
+                () = changed => pace.count(Instant::now()),
             }
         }
+    }
+}
+
+/// Returns whether the content has all objects of a selector: then a watch goes on where one for more objects has ended.
+fn is_held<K: StoredObject>(store: &Store<K>, selector: &Selector) -> bool {
+    let Some(held) = store.held_selector().filter(|held| selector.is_answered_by(held)) else {
+        return false;
+    };
+    if held != *selector {
+        store.rename_content(selector.clone());
+    }
+    true
+}
+
+/// Keeps the content through a failure, unless the server does not know the kind for long enough.
+fn record_failure<K: StoredObject>(
+    api: &Api<K>,
+    store: &Store<K>,
+    selector: Selector,
+    failure: &WatchError,
+) {
+    if store.should_be_emptied(!matches!(failure, WatchError::NoSuchKind)) {
+        store.replace(Vec::new(), None, selector);
+    } else if !matches!(failure, WatchError::Gone) {
+        let url = api.resource_url();
+        tracing::debug!(error = %failure, url, "the API server could not be watched");
+        store.mark_stale(failure.to_string());
     }
 }
 
@@ -159,7 +188,7 @@ async fn selector_changed<K: StoredObject>(
     store: &Store<K>,
     selector: &Selector,
     selected: &mut watch::Receiver<Selector>,
-    began: Instant,
+    pace: &RelistPace,
 ) {
     let mut current = selector.clone();
     loop {
@@ -168,15 +197,17 @@ async fn selector_changed<K: StoredObject>(
         if current.selects_nothing {
             return;
         }
-        sleep_until(began + RELIST_INTERVAL).await;
         while !store.held_selector().is_some_and(|held| current.is_answered_by(&held)) {
-            sleep(RELIST_INTERVAL).await;
+            sleep(LIST_CHECK_INTERVAL).await;
+        }
+        if !selected.borrow_and_update().is_answered_by(&current) {
+            sleep_until(pace.next(Instant::now(), random_unit())).await;
         }
         let now = selected.borrow_and_update().clone();
         if !now.is_answered_by(&current) {
             return;
         }
-        // Fewer objects by the same request: the content is the answer already.
+        // Fewer objects: the content has them already, and the watch brings what becomes of them.
         store.rename_content(now.clone());
         current = now;
     }
@@ -250,6 +281,7 @@ where
     let mut params = ListParams {
         label_selector: selector.labels.clone(),
         field_selector: selector.fields.clone(),
+        // The server's cache would answer sooner, but all in one piece, and anybody may make that as large as he likes.
         limit: Some(PAGE_SIZE),
         ..ListParams::default()
     };
@@ -283,7 +315,10 @@ fn watch_error(error: kube::Error) -> WatchError {
 /// Returns half to one and a half times the backoff after so many failures, so that many clients
 /// that lost one server do not come back together.
 fn backoff(failures: u32) -> Duration {
-    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
-    RETRY_BACKOFF
-        .with_half_jitter(failures.saturating_sub(1), f64::from(random) / f64::from(u32::MAX))
+    RETRY_BACKOFF.with_half_jitter(failures.saturating_sub(1), random_unit())
+}
+
+/// Returns a draw from 0 to 1.
+fn random_unit() -> f64 {
+    f64::from(getrandom::u32().unwrap_or(u32::MAX / 2)) / f64::from(u32::MAX)
 }

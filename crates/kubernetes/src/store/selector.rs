@@ -52,7 +52,9 @@ impl Selector {
 
     /// Returns whether what was kept for `held` holds all objects that this selects.
     pub(super) fn is_answered_by(&self, held: &Self) -> bool {
-        self.is_same_request(held) && self.services.is_subset(&held.services)
+        let by_services = |one: &Self| !one.selects_nothing && !one.services.is_empty();
+        (self.is_same_request(held) || (by_services(self) && by_services(held)))
+            && self.services.is_subset(&held.services)
     }
 
     /// Returns whether an object that the server has sent is among those that are wanted.

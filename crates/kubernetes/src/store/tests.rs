@@ -10,8 +10,9 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::list_watch::{IDLE_TIMEOUT, RELIST_INTERVAL};
+use super::list_watch::IDLE_TIMEOUT;
 use super::object_store::{MAX_ENDPOINTS, UNKNOWN_KIND_TIMEOUT, version_number};
+use super::relist_pace::{FREE_RELISTS, RELIST_BACKOFF};
 use super::*;
 use crate::fake_api_server::{FakeApiServer, Fault, eventually};
 
@@ -120,20 +121,53 @@ async fn a_selection_that_changes_all_the_time_is_listed_now_and_then() {
     server.put(MAPS, map("one"));
     let (store, _changed, _tasks) = watched(&server);
     eventually("all", || store.is_complete()).await;
-    for number in 0..100 {
+    for number in 0..600 {
         store.select(Selector::named(&format!("n{number}")));
-        sleep(Duration::from_millis(100)).await;
+        sleep(Duration::from_secs(1)).await;
     }
-    eventually("the last", || store.is_complete()).await;
     let lists = server.requests(|r| !r.contains("watch=")).len();
-    assert!((10..=13).contains(&lists), "{lists} lists in ten seconds");
-    assert_eq!(store.held_selector(), Some(Selector::named("n99")));
-    // One that has settled is listed at once.
-    sleep(RELIST_INTERVAL).await;
+    assert!((20..=40).contains(&lists), "{lists} lists in ten minutes");
+    eventually("the last", || store.is_complete()).await;
+    assert_eq!(store.held_selector(), Some(Selector::named("n599")));
+    // Once that is over a change is listed at once, and some more soon.
+    sleep(RELIST_BACKOFF.max * 12).await;
     let began = Instant::now();
     store.select(Selector::named("one"));
     eventually("one", || names(&store) == ["one"]).await;
-    assert!(began.elapsed() < RELIST_INTERVAL / 2, "after {:?}", began.elapsed());
+    assert!(began.elapsed() < RELIST_BACKOFF.first / 2, "after {:?}", began.elapsed());
+    for number in 1..FREE_RELISTS {
+        store.select(Selector::named(&format!("n{number}")));
+        eventually("another", || store.is_complete()).await;
+    }
+    assert!(began.elapsed() <= RELIST_BACKOFF.first * FREE_RELISTS, "after {:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn services_that_go_away_cost_no_list() {
+    let server = FakeApiServer::default();
+    let all = ["a/one", "a/two", "b/two"];
+    all.iter().for_each(|service| drop(server.put(SLICES, slice(service, 0, 1))));
+    let of = |services: &[&'static str]| {
+        Selector::slices_of_services(services.iter().map(|s| s.split_once('/').unwrap()))
+    };
+    let (store, _tasks) = slices_of(&server, of(&all));
+    eventually("first list", || store.is_complete()).await;
+    store.select(of(&["a/two", "b/two"]));
+    eventually("fewer names", || store.is_complete()).await;
+    assert_eq!(kept(&store), ["a/two-0", "b/two-0"]);
+    // Whether the watch goes on or begins anew.
+    server.put(SLICES, slice("a/two", 1, 1));
+    eventually("a change", || kept(&store).contains(&"a/two-1".to_owned())).await;
+    sleep(IDLE_TIMEOUT * 2).await;
+    server.delete(SLICES, "a", "two-1");
+    server.put(SLICES, slice("a/one", 1, 1));
+    eventually("another", || kept(&store) == ["a/two-0", "b/two-0"]).await;
+    assert_eq!(server.requests(|r| !r.contains("watch=")).len(), 1);
+    // One that comes back is listed.
+    store.select(of(&all));
+    eventually("all again", || store.is_complete()).await;
+    assert_eq!(kept(&store), ["a/one-0", "a/one-1", "a/two-0", "b/two-0"]);
+    assert_eq!(server.requests(|r| !r.contains("watch=")).len(), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -309,6 +343,9 @@ async fn other_names_for_the_same_request_cost_no_list() {
     }
     assert_eq!(server.requests(|r| !r.contains("watch=")).len(), 1);
     store.select(first(1));
+    eventually("few names", || store.is_complete()).await;
+    assert_eq!(server.requests(|r| !r.contains("watch=")).len(), 1);
+    store.select(first(2));
     eventually("another request", || store.is_complete()).await;
     assert_eq!(server.requests(|r| !r.contains("watch=")).len(), 2);
 }
