@@ -1,6 +1,6 @@
 //! `adit top`: who talks with whom now, with rates, links and what is wrong first; live in a terminal.
 //!
-//! [`collect`] asks nodes again and again, [`page`] says what they told, [`screen`] keeps the terminal. Nothing is installed for it: a
+//! [`mod@collect`] asks nodes again and again, [`page`] says what they told, [`screen`] keeps the terminal. Nothing is installed for it: a
 //! node of a cluster is asked by the same command in its pod (`--feed`).
 
 mod collect;
