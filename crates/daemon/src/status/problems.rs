@@ -220,7 +220,8 @@ fn link_misuse(link: &Link, add: &mut impl FnMut(StatusSeverity, String, &str, S
     if let Some(last) = &link.in_vain.last {
         let MisuseReport { streams, asked, closed, refused_connections, .. } = link.in_vain;
         // Whoever meets a limit of ours may well be honest, and the limit too low.
-        let (what, remedy) = match last.code == Code::OverLimit.name() {
+        let is_mild = last.code == Code::OverLimit.name() && asked == 0 && closed == 0;
+        let (what, remedy) = match is_mild {
             true => (
                 "has met a limit that this node has for it",
                 "raise limits.streamsPerPeer here if its callers are to have more; `denied.nodes` keeps out a node that does harm",

@@ -125,6 +125,19 @@ fn a_node_that_opens_streams_in_vain_is_named() {
 }
 
 #[test]
+fn a_node_that_only_meets_our_limit_is_not_called_an_offender() {
+    let mut status = healthy();
+    let last = Some(LastMisuse { node: "b3".into(), code: "over-limit".into(), seconds_ago: 4 });
+    let in_vain = MisuseReport { streams: 12, last, ..MisuseReport::default() };
+    let link = Link { cluster: "bank".into(), state: LinkHealth::Up, in_vain, ..Link::default() };
+    status.links.push(link);
+    let sentence = |status: &StatusDocument| find_problems(status).remove(0).reason.sentence;
+    assert!(sentence(&status).contains("raise limits.streamsPerPeer"), "{}", sentence(&status));
+    status.links[0].in_vain.closed = 1;
+    assert!(sentence(&status).ends_with("`denied.nodes` keeps it out"), "{}", sentence(&status));
+}
+
+#[test]
 fn a_cluster_of_many_connections_that_says_nothing_of_itself_is_named() {
     let mut status = healthy();
     let node = |n: usize| {

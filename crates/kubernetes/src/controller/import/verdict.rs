@@ -144,16 +144,7 @@ impl PlannedImport<'_> {
             // reason then.
             let waits = self.want.create_service && self.ports.used.is_empty();
             if self.leaves_service_to_kagent() {
-                let is_gone = self.stored.is_some_and(|import| was_ready(import));
-                let what = if is_gone {
-                    "which was served here, is gone, and kagent has not made it again"
-                } else {
-                    "is not there: kagent has not made it yet"
-                };
-                let message = format!(
-                    "Service {service} {what} of its Agent, so that callers find no address: the Agent's conditions \
-                     and kagent's log say why"
-                );
+                let message = self.without_kagents_service();
                 return Some(ConditionVerdict::bad("NoService", message));
             }
             let message = format!(
@@ -186,6 +177,21 @@ impl PlannedImport<'_> {
             return Some(ConditionVerdict::bad("NoMatchingPort", message));
         }
         None
+    }
+
+    /// Describes that kagent has made no Service.
+    fn without_kagents_service(&self) -> String {
+        let is_gone = self.stored.is_some_and(|import| was_ready(import));
+        let what = if is_gone {
+            "which was served here, is gone, and kagent has not made it again"
+        } else {
+            "is not there: kagent has not made it yet"
+        };
+        format!(
+            "Service {} {what} of its Agent, so that callers find no address: the Agent's conditions and kagent's log \
+             say why",
+            self.service
+        )
     }
 
     /// Returns the verdict for a Service with somebody else's endpoints. They may have come after
