@@ -8,11 +8,11 @@ use tokio::time::Instant;
 /// Least time from one list for a selector to the list for the next one, first and while selectors go on changing. Every
 /// node lists at each change, and the server looks at all objects of the kind to answer.
 pub(super) const RELIST_BACKOFF: Backoff =
-    Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+    Backoff::new(Duration::from_secs(1), Duration::from_secs(10));
 /// Lists in a row that wait for the least time only. Each is forgotten after [`RELIST_BACKOFF`]'s longest.
-pub(super) const FREE_RELISTS: u32 = 4;
+pub(super) const FREE_RELISTS: u32 = 8;
 
-/// The pace of one store. In any time there is a list for each 30 s of it, on average, and some ten more, whatever changes.
+/// The pace of one store. In any time there is a list for each 10 s of it, on average, and some ten more, whatever changes.
 #[derive(Debug)]
 pub(super) struct RelistPace {
     last: Instant,
@@ -59,8 +59,8 @@ mod tests {
             pace.count(now);
             lists += 1;
         }
-        assert!((110..=130).contains(&lists), "{lists} lists in an hour");
-        // Five minutes of quiet, and some changes come at once.
+        assert!((340..=390).contains(&lists), "{lists} lists in an hour");
+        // Two minutes of quiet, and some changes come at once.
         now += RELIST_BACKOFF.max * 12;
         for _ in 0..FREE_RELISTS {
             let next = pace.next(now, 1.0);
@@ -79,6 +79,6 @@ mod tests {
             }
             now += RELIST_BACKOFF.first;
         }
-        assert!(lists <= 130, "{lists} lists in an hour");
+        assert!(lists <= 390, "{lists} lists in an hour");
     }
 }
