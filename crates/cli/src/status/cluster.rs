@@ -94,12 +94,7 @@ fn render_cluster(status: &ClusterStatus, style: Style) -> String {
 /// Names the context in each command for kubectl: those who print it know no context, and of two clusters it is
 /// one's own.
 fn in_context(text: &str, context: &str) -> String {
-    let mut named = text.to_owned();
-    for verb in ["-n ", "delete "] {
-        let command = format!("kubectl {verb}");
-        named = named.replace(&command, &format!("kubectl --context {context} {verb}"));
-    }
-    named
+    text.replace("kubectl ", &format!("kubectl --context {context} "))
 }
 
 fn render_section(

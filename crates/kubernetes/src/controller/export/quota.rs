@@ -148,7 +148,8 @@ impl ExportRoom {
             };
             (room.bytes + bytes > most).then(|| {
                 format!(
-                    "{cluster} is told {} KiB of exports at most, of which {} KiB are kept in equal shares for namespaces                      that take less; {} KiB are taken, and it needs {}",
+                    "{cluster} is told {} KiB of exports at most, of which {} KiB are kept in equal shares for \
+                     namespaces that take less; {} KiB are taken, and it needs {}",
                     CLUSTER_BYTES / 1024,
                     RESERVED_BYTES / 1024,
                     room.bytes.div_ceil(1024),
@@ -189,7 +190,8 @@ pub(crate) fn enforce_quotas(exports: &mut ExportDecisions, state: &ClusterState
         let resolved = exports.all.remove(&service);
         let service = resolved.map_or(service, |resolved| resolved.backend);
         let message = format!(
-            "{service} is not exported: {why}; write * where one grant stands for many, take the label or annotation off              others, or name this one in the configuration (adit export)"
+            "{service} is not exported: {why}; write * where one grant stands for many, take the label or \
+             annotation off others, or name this one in the configuration (adit export)"
         );
         exports.left_out.insert(service, message);
     }
