@@ -232,12 +232,17 @@ impl RecentRefusals {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     const STEP_INTERVAL: Duration = Duration::from_secs(1);
 
-    fn asker(direction: Direction, service: usize, source: Option<usize>) -> RefusalKey {
+    /// Whom `agents/aN` was refused, by numbers.
+    pub(in crate::flow) fn asker(
+        direction: Direction,
+        service: usize,
+        source: Option<usize>,
+    ) -> RefusalKey {
         let service = format!("agents/a{service}").parse().unwrap();
         let target = Target { service, port: "http".parse().unwrap() };
         let source = source.map(|n| Workload {

@@ -63,19 +63,8 @@ impl RefusedSources {
 
 #[cfg(test)]
 mod tests {
-    use adit_core::policy::Target;
-
+    use super::super::refusals::tests::asker;
     use super::*;
-
-    fn asker(direction: Direction, service: usize, source: Option<usize>) -> RefusalKey {
-        let service = format!("agents/a{service}").parse().unwrap();
-        let target = Target { service, port: "http".parse().unwrap() };
-        let source = source.map(|n| Workload {
-            namespace: "agents".parse().unwrap(),
-            service_account: format!("s{n}").parse().unwrap(),
-        });
-        (direction, "bank".parse().unwrap(), target, source)
-    }
 
     fn sources(refused: &RefusedSources, service: usize) -> Vec<&str> {
         let name = format!("agents/a{service}");
